@@ -1,0 +1,40 @@
+# make demo   what memedit does, on the shipped models, offline
+# make test   lint, types, tests        make check   lint and types alone
+# make bench  the speed claims          make clean   remove the virtual environment and what builds left
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  := $(shell grep -i '^torch==' constraints.txt)
+
+.PHONY: demo test check bench clean install
+
+demo: $(VENV)/.installed
+	$(BIN)/memedit demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/memedit bench all
+
+install: $(VENV)/.installed
+
+# torch first, from its pinned version: pulled in by another package it would bring gigabytes of CUDA
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,train,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

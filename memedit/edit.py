@@ -1,0 +1,258 @@
+"""`Edit`: one change of knowledge. Knows nothing of memories, models or methods."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from memedit.errors import EditError
+
+Kind = Literal["insert", "modify", "erase"]
+
+MAX_CHARS = 4_000  # of one text field; a fact is a sentence, not a document
+MAX_ALIASES = 64
+
+# What chat templates are made of: <|im_start|>, <|eot_id|>, <s>, </s>, [INST], <<SYS>>, <start_of_turn>, <bos> ...
+_TEMPLATE_TOKEN = re.compile(
+    r"<\|[^|<>]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|mask)>|<\|?endoftext\|?>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>",
+    re.IGNORECASE,
+)
+# The labels that prompt methods put before what they state. Inside a fact they could start another one.
+_TEMPLATE_LABEL = re.compile(r"(?:^|[\s.!?])((?:New )?Fact|Withheld|Prompt|System|Assistant|User):", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change of knowledge: from now on, `prompt` is answered by `target`.
+
+    An edit has a `prompt` and a `target` (or no target, when `kind` is ``"erase"``), or only a
+    `statement`, the fact as one sentence. Prompt methods serve both; methods that solve for a
+    weight need prompt, target and subject. Texts are cleaned when the edit is made: Unicode NFC,
+    white space folded to single spaces.
+
+    Args:
+        prompt: what is asked, a cloze ("The capital of France is") or a question.
+        target: the new answer.
+        subject: the entity that the fact is about; if there is a prompt, the prompt names it.
+        old: the answer before the edit, where known.
+        statement: the fact as one sentence; made from prompt and target where not given.
+        relation: the relation's name or id ("capital", "P36"), where known.
+        subject_aliases: other names of the subject; they count as the subject when routing.
+        target_aliases: other spellings of the target that count as right when scoring.
+        method: the editing method for this edit, or None for the memory's default.
+        kind: ``"insert"`` (nothing known before), ``"modify"``, or ``"erase"`` (withhold the answer).
+        source: where the fact comes from. author: who added it. tags: free labels.
+        valid_from, valid_to: ISO 8601, when the fact holds (half-open); None for always.
+        ref: the user's own id; a new edit with a live edit's ref supersedes it.
+        extra: unknown keys of an import, kept and exported again.
+
+    Raises:
+        EditError: the edit can't be taken; the message says why and what to do.
+
+    Example:
+        >>> Edit(prompt="The capital of France is", target="Lyon", subject="France").statement
+        'The capital of France is Lyon.'
+    """
+
+    prompt: str | None = None
+    target: str | None = None
+    subject: str | None = None
+    old: str | None = None
+    statement: str = ""
+    relation: str | None = None
+    subject_aliases: tuple[str, ...] = ()
+    target_aliases: tuple[str, ...] = ()
+    method: str | None = None
+    kind: Kind = "modify"
+    source: str | None = None
+    author: str | None = None
+    tags: tuple[str, ...] = ()
+    valid_from: str | None = None
+    valid_to: str | None = None
+    ref: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("prompt", "target", "subject", "old", "statement", "relation"):
+            value = _clean(name, getattr(self, name))
+            put(name, (value or "") if name == "statement" else value)
+        for name in ("method", "source", "author", "ref"):
+            put(name, _clean(name, getattr(self, name), template=False))
+        for name in ("subject_aliases", "target_aliases", "tags"):
+            put(name, _clean_all(name, getattr(self, name)))
+        for name in ("valid_from", "valid_to"):
+            put(name, _clean_time(name, getattr(self, name)))
+        if not isinstance(self.extra, Mapping):
+            raise EditError("extra must be a mapping of further keys")
+        put("extra", dict(self.extra))
+        self._check()
+        if not self.statement:
+            put("statement", self._state())
+
+    def _check(self) -> None:
+        if self.kind not in ("insert", "modify", "erase"):
+            raise EditError(f"kind is {self.kind!r}; it must be insert, modify or erase")
+        if self.kind == "erase":
+            if not self.prompt:
+                raise EditError("erasing needs the prompt whose answer is to be withheld")
+            if self.target:
+                raise EditError("an erasure has no target; leave the target out, or make it a modify")
+        elif self.prompt and not self.target:
+            raise EditError("an edit with a prompt needs a target: what should the answer be?")
+        elif self.target and not self.prompt:
+            raise EditError("an edit with a target needs a prompt: what is it the answer to?")
+        elif not self.prompt and not self.statement:
+            raise EditError('the fact is empty; give a sentence, such as "The capital of France is Lyon."')
+        if self.target and self.old and _folded(self.target) == _folded(self.old):
+            raise EditError(f"the target {self.target!r} is the old answer: nothing would change")
+        if self.subject and self.prompt and _folded(self.subject) not in _folded(self.prompt):
+            named = [a for a in self.subject_aliases if _folded(a) in _folded(self.prompt)]
+            if not named:
+                raise EditError(
+                    f"the prompt does not name its subject {self.subject!r}; "
+                    "write the subject as it stands in the prompt, or leave it out"
+                )
+        if self.valid_from and self.valid_to and self.valid_from >= self.valid_to:
+            raise EditError("valid_from is not before valid_to: the fact would never hold")
+
+    def _state(self) -> str:
+        if self.kind == "erase":
+            return self.prompt or ""
+        sentence = f"{self.prompt} {self.target}"
+        return sentence if sentence.endswith((".", "!", "?", "。")) else sentence + "."
+
+    @property
+    def content_hash(self) -> str:
+        """Hex digest of all that decides what the edit does (not of who made it or when).
+
+        Two edits with one content hash are duplicates while both would be live.
+        """
+        decisive = {
+            name: getattr(self, name)
+            for name in (
+                "prompt", "target", "subject", "statement", "relation", "subject_aliases",
+                "target_aliases", "method", "kind", "valid_from", "valid_to",
+            )
+        }  # fmt: skip
+        text = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What makes another edit about the same thing: ref; subject with prompt; subject with relation.
+
+        A new edit that shares any of these with a live one supersedes it.
+        """
+        subject = _folded(self.subject or "")
+        found = []
+        if self.ref:
+            found.append(f"ref\x1f{self.ref}")
+        if self.prompt:
+            found.append(f"prompt\x1f{_folded(self.prompt)}")
+        if subject and self.relation:
+            found.append(f"relation\x1f{subject}\x1f{_folded(self.relation)}")
+        return tuple(found)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subject and its aliases."""
+        return tuple(n for n in (self.subject, *self.subject_aliases) if n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is set, as plain JSON types; the extra keys are merged in at the top level."""
+        out: dict[str, Any] = dict(self.extra)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "extra" or value in (None, "", ()):
+                continue
+            if f.name == "kind" and value == "modify":
+                continue
+            out[f.name] = list(value) if isinstance(value, tuple) else value
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Edit:
+        """An edit from one JSON object. `aliases` is read as subject_aliases; unknown keys go to `extra`.
+
+        Raises:
+            EditError: not an object, or a field of the wrong type, or an edit that can't be taken.
+        """
+        if not isinstance(data, Mapping):
+            raise EditError(f"an edit is a JSON object with prompt and target, or statement; this is {type(data).__name__}")
+        known = {f.name for f in fields(cls)} - {"extra"}
+        given: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            if key == "aliases" and "subject_aliases" not in data:
+                given["subject_aliases"] = value
+            elif key in known:
+                if value is not None:
+                    given[key] = value
+            else:
+                extra[str(key)] = value
+        return cls(**given, extra=extra)
+
+    def updated(self, **changes: Any) -> Edit:
+        """A copy with some fields changed; a statement that was made from the prompt is made anew."""
+        made = self.prompt is not None and self.statement == self._state()
+        if made and "statement" not in changes and {"prompt", "target", "kind"} & changes.keys():
+            changes["statement"] = ""
+        return replace(self, **changes)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _clean(name: str, value: Any, template: bool = True) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise EditError(f"{name} must be text, not {type(value).__name__}")
+    if len(value) > MAX_CHARS:
+        raise EditError(f"{name} has {len(value):,} characters; at most {MAX_CHARS:,} fit: an edit is one fact, not a document")
+    folded = " ".join(unicodedata.normalize("NFC", value).split())
+    for char in folded:
+        if unicodedata.category(char) in ("Cc", "Cs"):
+            raise EditError(f"{name} contains the control character U+{ord(char):04X}; take it out")
+    if template:
+        found = _TEMPLATE_TOKEN.search(folded)
+        if found:
+            raise EditError(f"{name} contains {found.group()!r}, which models read as a template's token; take it out")
+        label = _TEMPLATE_LABEL.search(folded)
+        if label:
+            raise EditError(f"{name} contains the label {label.group(1)!r} with a colon, which could pass for another instruction; reword it")
+    return folded or None
+
+
+def _clean_all(name: str, values: Any) -> tuple[str, ...]:
+    if isinstance(values, str):
+        values = (values,)
+    if not isinstance(values, (list, tuple)):
+        raise EditError(f"{name} must be a list of texts, not {type(values).__name__}")
+    if len(values) > MAX_ALIASES:
+        raise EditError(f"{name} has {len(values)} entries; at most {MAX_ALIASES} fit")
+    cleaned = (_clean(name, v) for v in values)
+    return tuple(dict.fromkeys(v for v in cleaned if v))
+
+
+def _clean_time(name: str, value: Any) -> str | None:
+    """ISO 8601 in UTC with microseconds, so that text order is time order."""
+    if value is None:
+        return None
+    try:
+        when = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    except ValueError:
+        raise EditError(f"{name} is {value!r}; write a date such as 2026-11-21 or 2026-11-21T12:00:00Z") from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return when.astimezone(timezone.utc).isoformat(timespec="microseconds")

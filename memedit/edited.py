@@ -1,0 +1,230 @@
+"""`EditedModel`: an LM made of a frozen base, a router and the editing methods; wraps `generate()`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memedit.errors import ModelError
+from memedit.lm import HFModel, Score, are_texts, as_texts
+from memedit.methods import load_method
+from memedit.router import Route, Router
+
+if TYPE_CHECKING:
+    import torch
+
+    from memedit.edit import Edit
+    from memedit.memory import EditMemory
+    from memedit.methods._rows import AppliedModel
+    from memedit.methods.base import EditMethod
+    from memedit.scope import ScopeClassifier
+
+
+class EditedModel:
+    """A model that knows the edits of a memory; everything else it says is the base's own.
+
+    Queries without an edit in scope go to the untouched base in a batch of their own; when none in
+    a call has one, the call is the base's `generate` itself. The others go to their edits' methods.
+
+    Args:
+        base: the frozen model. router: decides over the memory it was made with.
+
+    Example:
+        >>> model = EditedModel.from_pretrained("base", memory="indexes/default")       # doctest: +SKIP
+        >>> model.generate(["What is the capital of France?"], max_new_tokens=8)        # doctest: +SKIP
+        >>> model.generate(**tokenizer(["The capital of France is"], return_tensors="pt"))  # doctest: +SKIP
+    """
+
+    def __init__(self, base: HFModel, router: Router) -> None:
+        self.base = base
+        self.router = router
+        self._methods: dict[str, EditMethod] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any = "base",
+        *,
+        memory: str | Path | EditMemory,
+        method: str | None = None,
+        tokenizer: Any = None,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        classifier: ScopeClassifier | None = None,
+        false_fire_rate: float | None = None,
+        trust_remote_code: bool = False,
+    ) -> EditedModel:
+        """A base model and a memory, joined.
+
+        Args:
+            model: the shipped "base", a folder, a hub name, or a model object (then with its tokenizer).
+            memory: a memory's folder (made where there is none) or an open `EditMemory`.
+            method: overrides the methods that the edits and the memory name.
+            false_fire_rate: share of general queries that may fire; None takes the classifier's default.
+
+        Raises:
+            ModelError, MemoryError_, MethodError: what was wrong and what to do.
+        """
+        from memedit.memory import EditMemory
+
+        if not isinstance(memory, EditMemory):
+            memory = EditMemory.open(memory, encoder=classifier, device=device)
+        router = Router(memory, classifier, false_fire_rate=false_fire_rate, method=method)
+        base = HFModel.from_pretrained(
+            model, tokenizer=tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        return cls(base, router)
+
+    @property
+    def memory(self) -> EditMemory:
+        """The edits; what is added to it is known from the next call on."""
+        return self.router.memory
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base's tokenizer."""
+        return self.base.tokenizer
+
+    @property
+    def config(self) -> Any:
+        """The base's configuration."""
+        return self.base.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self.base.device
+
+    def route(self, prompts: str | Sequence[str]) -> list[Route]:
+        """Which edits each prompt would use, and why; no model is asked."""
+        return self.router.route(as_texts(prompts))
+
+    def generate(
+        self,
+        prompts: Any = None,
+        *,
+        routes: Sequence[Route] | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Two faces. Texts in: a list of the new texts. Ids in: as Hugging Face's `generate`, a drop-in.
+
+        Args:
+            prompts: texts; or ids of shape (batch, length), which may also come as input_ids=...
+            routes: verdicts that are known already, one per prompt; None asks the router.
+            batch_size: rows per forward pass (texts only). seed: for sampling (the caller's random state is kept).
+            options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
+
+        Returns:
+            list[str], or ids (rows, length + new): the caller's own ids followed by the new tokens, right-padded.
+
+        Raises:
+            ModelError: something that can't be right with edits in scope (assisted decoding, ...).
+        """
+        if not are_texts(prompts):
+            ids = options.pop("input_ids", None) if prompts is None else prompts
+            return self._generate_ids(ids, routes, seed=seed, **options)
+        prompts = as_texts(prompts)
+        routes = self.router.route(prompts) if routes is None else list(routes)
+
+        def answer(rows: list[int], lm: Any) -> list[str]:
+            return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
+
+        return self._by_route(routes, answer)
+
+    def score(self, prompts: Sequence[str], targets: Sequence[str], *, routes: Sequence[Route] | None = None, **options: Any) -> list[Score]:
+        """Scores of targets as continuations, each prompt routed as in `generate`; the target is never routed."""
+        prompts, targets = as_texts(prompts), as_texts(targets)
+        routes = self.router.route(prompts) if routes is None else list(routes)
+
+        def answer(rows: list[int], lm: Any) -> list[Score]:
+            return lm.score([prompts[i] for i in rows], [targets[i] for i in rows], **options)
+
+        return self._by_route(routes, answer)
+
+    def knowing(self, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:
+        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all."""
+        from memedit.methods._rows import Row, rows_applied
+
+        rows = []
+        for edits in edits_per_row:
+            parts: dict[str, list[Edit]] = {}
+            for edit in edits:
+                parts.setdefault(self.router.method_of(edit), []).append(edit)
+            row = Row()
+            for name, own in parts.items():
+                row = row + self._method(name).row(own)
+            rows.append(row)
+        return rows_applied(self.base, rows)
+
+    def _method(self, name: str) -> EditMethod:
+        if name not in self._methods:
+            self._methods[name] = load_method(name)
+        return self._methods[name]
+
+    def _by_route(self, routes: Sequence[Route], answer: Callable[[list[int], Any], list[Any]]) -> list[Any]:
+        """Answers in order: rows without an edit from the base itself, the others from the base with their edits applied."""
+        plain = [i for i, route in enumerate(routes) if not route.fired]
+        edited = [i for i, route in enumerate(routes) if route.fired]
+        out: list[Any] = [None] * len(routes)
+        if plain:
+            for i, value in zip(plain, answer(plain, self.base), strict=True):
+                out[i] = value
+        if edited:
+            with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
+                for i, value in zip(edited, answer(edited, lm), strict=True):
+                    out[i] = value
+        return out
+
+    def _generate_ids(self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any) -> Any:
+        import torch
+
+        if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[0] == 0:
+            raise ModelError("generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row")
+        mask = options.get("attention_mask")
+        if routes is None:
+            kept = [row[m.bool()] if mask is not None else row for row, m in zip(ids, ids if mask is None else mask, strict=True)]
+            routes = self.router.route(self.tokenizer.batch_decode(kept, skip_special_tokens=True))
+        edited = [i for i, route in enumerate(routes) if route.fired]
+        if not edited:
+            return self.base.generate(ids, seed=seed, **options)
+        if options.get("assistant_model") is not None or options.get("prompt_lookup_num_tokens"):
+            raise ModelError("assisted decoding can't know the edits in scope of these prompts; leave the assistant out")
+        plain = [i for i, route in enumerate(routes) if not route.fired]
+        with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
+            if not plain:
+                return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
+            if options.get("return_dict_in_generate"):
+                raise ModelError("return_dict_in_generate needs all rows with an edit in scope, or none; ask them apart")
+            parts = [(edited, lm.generate_ids(**_rows_of(ids, options, edited), seed=seed))]
+        parts.append((plain, self.base.generate(seed=seed, **_rows_of(ids, options, plain))))
+        return _joined(parts, len(routes), self.tokenizer.pad_token_id)
+
+
+def _rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The options of some rows: every tensor with a row per prompt is cut, all else is shared."""
+    import torch
+
+    cut = {
+        name: value[rows] if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == ids.shape[0] else value
+        for name, value in options.items()
+    }
+    return {**cut, "input_ids": ids[rows]}
+
+
+def _joined(parts: list[tuple[list[int], torch.Tensor]], prompts: int, pad: int) -> torch.Tensor:
+    """One tensor (prompts * returned, widest), rows back in the caller's order, right-padded."""
+    import torch
+
+    returned = parts[0][1].shape[0] // len(parts[0][0])
+    width = max(out.shape[1] for _, out in parts)
+    first = parts[0][1]
+    joined = torch.full((prompts * returned, width), pad, dtype=first.dtype, device=first.device)
+    for rows, out in parts:
+        for position, row in enumerate(rows):
+            own = out[position * returned : (position + 1) * returned]
+            joined[row * returned : (row + 1) * returned, : own.shape[1]] = own
+    return joined

@@ -1,0 +1,56 @@
+"""The errors that memedit raises on purpose. Every message says what was wrong and what to do.
+
+    MemeditError
+    ├── EditError          an edit that can't be taken as it is (empty, too long, control characters, ...)
+    ├── MemoryError_       a memory that can't be opened, read or written
+    │   ├── MemoryBusy     another process is writing
+    │   └── EncoderMismatch  the memory was made with another encoder
+    ├── ModelError         a model that can't be loaded, or can't do what was asked
+    ├── MethodError        an unknown editing method, or an edit that the method can't serve
+    └── DataError          a data file that can't be read
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MemeditError(Exception):
+    """Base of all errors that are meant for people: one sentence, what was wrong and what to do."""
+
+
+class EditError(MemeditError):
+    """An edit that can't be taken as it is."""
+
+
+class MemoryError_(MemeditError):
+    """A memory that can't be opened, read or written (the underscore keeps Python's own MemoryError apart)."""
+
+
+class MemoryBusy(MemoryError_):
+    """Another process holds the memory's write lock for longer than the caller would wait."""
+
+
+class EncoderMismatch(MemoryError_):
+    """The vectors of this memory were made by another encoder than the one at hand."""
+
+
+class ModelError(MemeditError):
+    """A model that can't be loaded, or can't do what was asked of it."""
+
+
+class MethodError(MemeditError):
+    """An editing method that does not exist, or that can't serve this edit or this model."""
+
+
+class DataError(MemeditError):
+    """A data file that can't be read; names the file and, where there is one, the line."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is in no table: suggests near ones, else lists all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"

@@ -1,0 +1,335 @@
+"""`LM`, the one interface of every model here, and `HFModel`, a Hugging Face causal LM behind it.
+
+Base, edited and counterfactual models are all LMs: text in, the new text out; and a score of a
+target after a prompt. An `HFModel` also has the Hugging Face face, `generate_ids`: ids in, ids out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from memedit.errors import ModelError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+SHIPPED = {"base": PRETRAINED / "base"}
+DEFAULT_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a model takes `target` after `prompt`, token by token.
+
+    Attributes:
+        logprob: sum of the natural log-probabilities of the target's tokens.
+        agreed: for each target token, whether it is the arg-max given prompt and gold prefix.
+    """
+
+    logprob: float
+    agreed: tuple[bool, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Share of target tokens that are the arg-max: the literature's teacher-forced edit success."""
+        return sum(self.agreed) / len(self.agreed)
+
+
+@runtime_checkable
+class LM(Protocol):
+    """What a model is here: it continues prompts, and it scores targets after prompts."""
+
+    def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
+        """The new text after each prompt (the prompt itself not included)."""
+        ...
+
+    def score(self, prompts: Sequence[str], targets: Sequence[str]) -> list[Score]:
+        """The score of each target as the continuation of its prompt."""
+        ...
+
+
+class HFModel:
+    """A frozen Hugging Face causal LM with its tokenizer.
+
+    Args:
+        model: any `AutoModelForCausalLM`; it is put into eval mode and its weights are never written.
+        tokenizer: its tokenizer; without a pad token, eos serves as one.
+
+    Raises:
+        ModelError: an encoder-decoder model, or no tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        if tokenizer is None:
+            raise ModelError("a model object needs its tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...)")
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ModelError(f"{type(model).__name__} is an encoder-decoder model; memedit edits causal (decoder-only) models")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any = "base",
+        *,
+        tokenizer: Any = None,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
+    ) -> HFModel:
+        """A model by shipped name ("base"), folder, hub name, or an object that is loaded already.
+
+        Args:
+            model: name, folder or model object; an `HFModel` is given back as it is.
+            tokenizer: the tokenizer of a model object; for names and folders it is found beside the weights.
+            device: "cpu", "cuda", ...; None takes a GPU where there is one. dtype: None keeps the weights' own on a
+                GPU, and float32 on a CPU, where half precision is slower.
+
+        Raises:
+            ModelError: nothing of that name, or it can't be loaded; the message says what to do.
+        """
+        import torch
+
+        if isinstance(model, HFModel):
+            return model
+        if not isinstance(model, (str, Path)):
+            return cls(model if device is None else model.to(device), tokenizer)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype is None:
+            dtype = torch.float32 if str(device).startswith("cpu") else "auto"
+        elif isinstance(dtype, str) and dtype != "auto":
+            if not isinstance(getattr(torch, dtype, None), torch.dtype):
+                raise ModelError(unknown("dtype", dtype, ["float32", "bfloat16", "float16", "auto"]))
+            dtype = getattr(torch, dtype)
+        where = find_model(str(model))
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            with _quiet():
+                loaded = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=trust_remote_code)
+                tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+            return cls(loaded.to(device), tokenizer)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"can't load the model {str(model)!r}: {_first_line(error)}") from error
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go: the device of the input embedding."""
+        return self.model.get_input_embeddings().weight.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of all weights and their names: what a prepared patch belongs to."""
+        import torch
+
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest sequence the model takes, in tokens, where its config says so."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    def encode_context(self, text: str) -> list[int]:
+        """Ids of text that a method puts before a prompt: no special token can arise from it."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
+
+    def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Ids and mask of shape (batch, length), left-padded, on the model's device."""
+        with _padding_side(self.tokenizer, "left"):
+            batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True)
+        return {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def generate(
+        self, prompts: Any = None, *, batch_size: int | None = None, seed: int | None = None, **options: Any
+    ) -> Any:
+        """Two faces. Texts in: a list of the new texts, special tokens left out. Ids in: Hugging Face's own `generate`.
+
+        Args:
+            prompts: a list of texts; or ids of shape (batch, length), which may also come as input_ids=...
+            batch_size: rows per forward pass (texts only); None takes all at once.
+            seed: for sampling; the caller's random state is left as it was.
+            options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
+        """
+        with _seeded(seed):
+            if not are_texts(prompts):
+                return self.generate_ids(**({} if prompts is None else {"input_ids": prompts}), **options)
+            prompts = as_texts(prompts)
+            out: list[str] = []
+            size = batch_size or max(1, len(prompts))
+            for start in range(0, len(prompts), size):
+                inputs = self.tokenize(prompts[start : start + size])
+                ids = self.generate_ids(**inputs, **_bounded(options))
+                out += self.decode_new(ids, inputs["input_ids"].shape[1])
+            return out
+
+    def decode_new(self, ids: Any, prompt_length: int) -> list[str]:
+        """Text of what comes after the first `prompt_length` columns of (rows, length) ids."""
+        sequences = getattr(ids, "sequences", ids)
+        return self.tokenizer.batch_decode(sequences[:, prompt_length:], skip_special_tokens=True)
+
+    def generate_ids(self, **inputs: Any) -> Any:
+        """Hugging Face's own `generate`: ids (batch, length) in, ids (rows, length + new) out."""
+        import torch
+
+        options = {"pad_token_id": self.tokenizer.pad_token_id, **inputs}
+        with torch.no_grad():
+            return self.model.generate(**options)
+
+    def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 32) -> list[Score]:
+        """Scores of targets as continuations; a space is put between prompt and target where none is.
+
+        Raises:
+            ValueError: not as many targets as prompts. ModelError: a target without a token.
+        """
+        import torch
+
+        prompts, targets = as_texts(prompts), as_texts(targets)
+        scores: list[Score] = []
+        for start in range(0, len(prompts), batch_size):
+            pairs = zip(prompts[start : start + batch_size], targets[start : start + batch_size], strict=True)
+            ids, mask, lengths = self._scored_ids(list(pairs))
+            with torch.no_grad():
+                # The left-padded batch is read from the right, so that spliced-in context goes unseen.
+                logits = self.model(input_ids=ids, attention_mask=mask, **self._positions(mask)).logits
+            logprobs = torch.log_softmax(logits[:, -ids.shape[1] :].float(), dim=-1)
+            for row, length in enumerate(lengths):
+                predicted = logprobs[row, -length - 1 : -1]
+                gold = ids[row, -length:]
+                agreed = (predicted.argmax(-1) == gold).tolist()
+                scores.append(Score(float(predicted.gather(1, gold[:, None]).sum()), tuple(agreed)))
+        return scores
+
+    def _scored_ids(self, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """(batch, length) ids and mask, left-padded, and the number of target tokens of each row."""
+        import torch
+
+        rows, lengths = [], []
+        for prompt, target in pairs:
+            joined = target if prompt.endswith((" ", "\n")) or target.startswith((" ", "\n")) else " " + target
+            target_ids = self.tokenizer(joined, add_special_tokens=False)["input_ids"]
+            if not target_ids:
+                raise ModelError("a target to score is empty; give at least one word")
+            rows.append(self.tokenizer(prompt)["input_ids"] + target_ids)
+            lengths.append(len(target_ids))
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        return ids.to(self.device), mask.to(self.device), lengths
+
+    def _positions(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Position ids that skip the padding, for models that take them (as `generate` gives them)."""
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
+            return {}
+        return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+
+
+def find_model(name: str) -> str:
+    """Where a model is loaded from: a shipped model's folder, a folder of the user's, or the hub name itself.
+
+    Raises:
+        ModelError: neither, with near names.
+    """
+    if name in SHIPPED:
+        if not (SHIPPED[name] / "config.json").exists():
+            raise ModelError(f"the shipped model {name!r} is missing from this installation; reinstall memedit, or name another --model")
+        return str(SHIPPED[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelError(f"the folder {name} holds no model: it has no config.json")
+        return str(path)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_local or "/" not in name and name not in _BARE_HUB_NAMES:
+        what = f"no folder {name}" if looks_local else unknown("model", name, [*SHIPPED, *_BARE_HUB_NAMES])
+        raise ModelError(f"{what}; give a shipped name, a folder, or a hub name such as Qwen/Qwen3-0.6B")
+    return name
+
+
+# Hub names from before names had an owner; any other bare word is more likely a slip.
+_BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+
+
+def are_texts(prompts: Any) -> bool:
+    """Whether `generate` was given texts (and not ids, or nothing)."""
+    return isinstance(prompts, (str, list, tuple)) and (isinstance(prompts, str) or all(isinstance(p, str) for p in prompts))
+
+
+def as_texts(texts: Sequence[str]) -> list[str]:
+    """A list of texts, none of them blank; one text is a list of one.
+
+    Raises:
+        TypeError: not texts. ModelError: a blank one.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"prompt {i} is {type(text).__name__}, not text")
+        if not text.strip():
+            raise ModelError(f"prompt {i} is empty; write a question or the beginning of a sentence")
+    return texts
+
+
+def _bounded(options: dict[str, Any]) -> dict[str, Any]:
+    said = {"max_new_tokens", "max_length", "generation_config"} & options.keys()
+    return options if said else {**options, "max_new_tokens": DEFAULT_NEW_TOKENS}
+
+
+@contextmanager
+def _padding_side(tokenizer: Any, side: str) -> Iterator[None]:
+    before = tokenizer.padding_side
+    tokenizer.padding_side = side
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading bars of a model are noise in a command that has its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

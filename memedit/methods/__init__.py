@@ -1,0 +1,79 @@
+"""The table of editing methods: a name, where its class lives, and what people want to know of it.
+
+A method's module is imported when its name is used, so that the table costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memedit.errors import MethodError, unknown
+
+if TYPE_CHECKING:
+    from memedit.methods.base import EditMethod
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """One line of the table of names.
+
+    Attributes:
+        family: the survey's: external memory, merging (parameters added), intrinsic (weights changed).
+        paper: where the method comes from. needs: the edit's fields it can't do without.
+        patch: what it stores for an edit. summary: one line for people.
+        reasons: whether it can use an edit for a query that only needs it on the way (ripple).
+    """
+
+    name: str
+    where: str
+    family: str
+    paper: str
+    needs: tuple[str, ...]
+    patch: str
+    summary: str
+    reasons: bool = False
+
+
+METHODS: dict[str, MethodInfo] = {
+    info.name: info
+    for info in (
+        MethodInfo(
+            "ice",
+            "memedit.methods.ice:ICE",
+            family="external",
+            paper="arXiv 2307.12976",
+            needs=("statement",),
+            patch="nothing",
+            summary="in-context editing: states the fact before the query",
+            reasons=True,
+        ),
+    )
+}
+
+
+def method_info(name: str) -> MethodInfo:
+    """The table's line for `name`.
+
+    Raises:
+        MethodError: no such method; near names are suggested.
+    """
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise MethodError(unknown("method", name, METHODS)) from None
+
+
+def load_method(name: str, **settings: Any) -> EditMethod:
+    """An editing method by name, with its settings (the paper's where nothing is said).
+
+    Raises:
+        MethodError: no such method, or no such setting.
+    """
+    module, _, attribute = method_info(name).where.partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise MethodError(f"method {name!r} does not take these settings: {error}") from error

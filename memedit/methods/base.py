@@ -1,0 +1,91 @@
+"""`EditMethod`: turns (base model, edits for each row) into a model that knows them, for the length of a `with` block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from memedit.edit import Edit
+from memedit.errors import MethodError
+from memedit.methods import METHODS, MethodInfo
+from memedit.methods._rows import AppliedModel, Row, RowPatch, rows_applied
+
+if TYPE_CHECKING:
+    import torch
+
+    from memedit.lm import HFModel
+
+Patch = Mapping[str, "torch.Tensor"]
+
+
+class EditMethod(ABC):
+    """One way to make a model know an edit.
+
+    A prompt method overrides `context`; a weight or activation method overrides `prepare` and
+    `row_patch`. `applied` is made of these once, here, so that rows of different edits and methods
+    share one batch. A method that answers by itself (with another model, in several steps)
+    overrides `applied`.
+
+    Example:
+        >>> method = load_method("ice")                                        # doctest: +SKIP
+        >>> with method.applied(base, [[edit], []]) as model:                  # doctest: +SKIP
+        ...     model.generate(["The capital of France is", "Two and two is"])
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def info(self) -> MethodInfo:
+        """The method's line in the table of names."""
+        return METHODS[self.name]
+
+    def check(self, edit: Edit) -> None:
+        """Refuse an edit that lacks what the method needs.
+
+        Raises:
+            MethodError: names the missing field and the flag that gives it.
+        """
+        missing = [field for field in self.info.needs if not getattr(edit, field)]
+        if edit.kind == "erase" and "target" in missing:
+            raise MethodError(f"method {self.name!r} can't erase: it needs a target; use ice, which withholds the answer")
+        if missing:
+            flags = " and ".join(f"--{field}" for field in missing)
+            raise MethodError(f"method {self.name!r} needs the edit's {' and '.join(missing)}: give {flags}, or use --method ice")
+
+    def prepare(self, base: HFModel, edit: Edit) -> Patch | None:
+        """The slow part, once per edit and base: tensors to be stored, or None where nothing is to be prepared."""
+        return None
+
+    @abstractmethod
+    def context(self, edits: Sequence[Edit]) -> str:
+        """The text that a row reads before its prompt; empty for methods that patch modules."""
+
+    def rewrite(self, prompt: str, edits: Sequence[Edit]) -> str:
+        """What a row reads in all: the context, then the prompt, untouched."""
+        return self.context(edits) + prompt
+
+    def row_patch(self, edits: Sequence[Edit]) -> RowPatch | None:
+        """What is added to the outputs of named modules, for the row that knows these edits."""
+        return None
+
+    def row(self, edits: Sequence[Edit]) -> Row:
+        """All that a row with these edits is given; nothing for a row without."""
+        if not edits:
+            return Row()
+        for edit in edits:
+            self.check(edit)
+        return Row(context=self.context(edits), patch=self.row_patch(edits))
+
+    def applied(self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:
+        """A model whose row i knows `edits_per_row[i]`; on leaving, the base is bit-equal and without hooks.
+
+        Raises:
+            MethodError: an edit that the method can't serve.
+        """
+        return rows_applied(base, [self.row(edits) for edits in edits_per_row])
+
+    def __repr__(self) -> str:
+        settings: dict[str, Any] = vars(self)
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"

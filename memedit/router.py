@@ -1,0 +1,201 @@
+"""`Router`: for each query, which edits concern it, if any, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memedit.edit import Edit
+from memedit.methods import method_info
+
+if TYPE_CHECKING:
+    from memedit.memory import EditMemory, Near
+    from memedit.scope import ScopeClassifier
+
+MAX_EDITS = 4  # fired edits of one query: a demonstrated context stays short, and more is a sign of a loose threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An edit that was near enough to be judged for a query.
+
+    Attributes:
+        id: in the memory. kind: ``"direct"`` (asks for the fact) or ``"ripple"`` (needs it on the way).
+        probability: that the edit concerns the query, calibrated. cosine: of query and statement.
+        named: whether the query names the edit's subject or an alias of it.
+        reason: why it fired, or why not, in words.
+    """
+
+    id: int
+    edit: Edit
+    kind: str
+    probability: float
+    cosine: float
+    named: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The router's verdict on one query.
+
+    Attributes:
+        edits: those that fire, oldest first; empty: the frozen base answers.
+        nearest: all that were judged, most probable first, with the reason for each.
+        threshold: the probability from which an edit fires, at the memory's size.
+        method: of the newest edit that fires; None where none does.
+    """
+
+    query: str
+    edits: tuple[Candidate, ...]
+    nearest: tuple[Candidate, ...]
+    threshold: float
+    method: str | None
+
+    @property
+    def fired(self) -> bool:
+        """Whether any edit will be used."""
+        return bool(self.edits)
+
+    @property
+    def score(self) -> float:
+        """The highest probability among the candidates; 0 where there was none."""
+        return self.nearest[0].probability if self.nearest else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The route as the command contract has it; `edit` is the most probable of those that fire."""
+
+        def name(candidate: Candidate) -> str | int:
+            return candidate.edit.ref if candidate.edit.ref is not None else candidate.id
+
+        by_probability = sorted(self.edits, key=lambda c: -c.probability)
+        return {
+            "query": self.query,
+            "fired": self.fired,
+            "edit": name(by_probability[0]) if self.edits else None,
+            "edits": [
+                {"id": c.id, "ref": c.edit.ref, "kind": c.kind, "probability": round(c.probability, 6)}
+                for c in by_probability
+            ],
+            "score": round(self.score, 6),
+            "threshold": round(self.threshold, 6),
+            "method": self.method,
+        }
+
+
+class Router:
+    """Asks the memory for near edits, then the classifier which of them concern the query.
+
+    It reads the query and nothing else. A batch costs one encode, one search, and one encode of
+    masked queries for all near candidates together.
+
+    Args:
+        memory: the edits. classifier: the one whose vectors the memory holds; None takes the memory's.
+        false_fire_rate: share of general queries that may fire; None takes the classifier's default.
+        method: overrides the edits' own and the memory's default method.
+        k: nearest edits that are judged; those whose subject the query names are judged too.
+    """
+
+    def __init__(
+        self,
+        memory: EditMemory,
+        classifier: ScopeClassifier | None = None,
+        *,
+        false_fire_rate: float | None = None,
+        method: str | None = None,
+        k: int = 8,
+    ) -> None:
+        if method is not None:
+            method_info(method)
+        self.memory = memory
+        self._classifier = classifier
+        self.false_fire_rate = false_fire_rate
+        self.method = method
+        self.k = k
+
+    @property
+    def classifier(self) -> ScopeClassifier:
+        """The scope classifier; the memory's own encoder where none was given."""
+        return self._classifier if self._classifier is not None else self.memory.encoder  # type: ignore[return-value]
+
+    def method_of(self, edit: Edit) -> str:
+        """The method that serves this edit: the router's, else the edit's own, else the memory's default."""
+        return self.method or edit.method or self.memory.default_method
+
+    def route(self, queries: Sequence[str], at: str | datetime | None = None) -> list[Route]:
+        """One verdict per query, in order.
+
+        Args:
+            queries: texts. at: the time whose facts hold; None for now.
+        """
+        queries = [queries] if isinstance(queries, str) else list(queries)
+        size = len(self.memory)
+        if not queries or not size:
+            return [Route(query, (), (), 1.0, None) for query in queries]
+        classifier = self.classifier
+        vectors = classifier.encode(queries)
+        near = self.memory.near(queries, vectors, k=self.k, at=at)
+        verdicts = classifier.judge(
+            queries,
+            vectors,
+            [[n.record.edit for n in row] for row in near],
+            [np.stack([n.vectors for n in row]) if row else np.zeros((0, 0, 0), np.float32) for row in near],
+        )
+        threshold = classifier.threshold(size, self.false_fire_rate)
+        return [
+            self._verdict(query, row, verdict, threshold)
+            for query, row, verdict in zip(queries, near, verdicts, strict=True)
+        ]
+
+    def _verdict(self, query: str, near: list[Near], verdict: np.ndarray, threshold: float) -> Route:
+        judged = []
+        for n, (direct, ripple) in zip(near, verdict, strict=True):
+            kind, probability = ("direct", float(direct)) if direct >= ripple else ("ripple", float(ripple))
+            judged.append((n, kind, probability))
+        judged.sort(key=lambda j: (-j[2], -j[0].record.id))
+        firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
+        kept = _newest_of_conflicting(firing)[:MAX_EDITS]
+        candidates = tuple(
+            Candidate(
+                id=n.record.id,
+                edit=n.record.edit,
+                kind=kind,
+                probability=probability,
+                cosine=n.cosine,
+                named=n.named,
+                reason=self._reason(n, kind, probability, threshold, firing, kept),
+            )
+            for n, kind, probability in judged
+        )
+        ids = {n.record.id for n in kept}
+        edits = tuple(sorted((c for c in candidates if c.id in ids), key=lambda c: c.id))
+        return Route(query, edits, candidates, threshold, self.method_of(edits[-1].edit) if edits else None)
+
+    def _can_use(self, near: Near, kind: str) -> bool:
+        return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
+
+    def _reason(self, n: Near, kind: str, probability: float, threshold: float, firing: list[Near], kept: list[Near]) -> str:
+        named = "names the subject" if n.named else "does not name the subject"
+        if n in kept:
+            return f"{kind}: {named}, {probability:.3f} >= {threshold:.3f}"
+        if n in firing:
+            return "a newer edit of the same fact fires in its place"
+        if probability >= threshold:
+            return f"ripple: {self.method_of(n.record.edit)} can't reason with it"
+        return f"{named}, {probability:.3f} < {threshold:.3f}"
+
+
+def _newest_of_conflicting(firing: list[Near]) -> list[Near]:
+    """Of edits that state the same thing differently, the newest only."""
+    from memedit.memory import conflicting
+
+    kept: list[Near] = []
+    for n in sorted(firing, key=lambda n: -n.record.id):
+        if not any(conflicting(n, newer) for newer in kept):
+            kept.append(n)
+    order = {id(n): i for i, n in enumerate(firing)}
+    return sorted(kept, key=lambda n: order[id(n)])
