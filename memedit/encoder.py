@@ -1,0 +1,181 @@
+"""Sentence encoders: text in, unit vectors out.
+
+`MiniLM` runs all-MiniLM-L6-v2 from its own files with torch and tokenizers only. Importing transformers or
+sentence-transformers costs seconds, more than a whole ``add-fact`` may take, and their wrappers cost as much
+per short query as the six layers do. `Named` is any other model, through sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from memedit.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_TOKENS = 128  # what all-MiniLM-L6-v2 was trained on, and where its tokenizer cuts
+SMALL = 4  # texts; waking a second thread for fewer costs more than it saves, and very much more on a busy machine
+BATCH = 64
+
+
+class Encoder(Protocol):
+    """What `memedit.scope` needs of an encoder."""
+
+    name: str
+    dim: int
+    digest: str  # of the weights: vectors of encoders with different digests must not meet
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+class MiniLM:
+    """A BERT with mean pooling, from a folder in Hugging Face's layout (config, tokenizer, safetensors).
+
+    Args:
+        folder: holds config.json, tokenizer.json and model.safetensors.
+        name: what the encoder is called in a memory.
+        digest: of the weights file.
+        device: a torch device; None for the CPU.
+        precision: "bfloat16", "float32", or None for the faster: bfloat16 where the processor multiplies it.
+
+    Raises:
+        ModelError: a file is missing or is not what its name says.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, digest: str, device: str | None = None, precision: str | None = None
+    ) -> None:
+        import torch
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+
+        self.name, self.digest = name, digest
+        self.device = torch.device(device or "cpu")
+        dtype = getattr(torch, precision) if precision else _fastest(self.device)
+        try:
+            self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            weights = load_file(folder / "model.safetensors")
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ModelError(f"the encoder in {folder} can't be read: {error}") from error
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.weights = {
+            key: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
+            for key, value in weights.items()
+        }
+        self.dim = int(self.config["hidden_size"])
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (n, dim), float32. Texts are sorted by length, so that little is spent on padding."""
+        import torch
+
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        out = np.empty((len(ids), self.dim), dtype=np.float32)
+        with torch.inference_mode(), _threads(len(ids), self.device):
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                out[rows] = self._forward([ids[i] for i in rows]).cpu().numpy()
+        return out
+
+    def _forward(self, rows: list[list[int]]) -> torch.Tensor:
+        """BERT over rows of token ids, sorted by length; mean over the tokens; (n, dim)."""
+        import torch
+        from torch.nn.functional import embedding, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+
+        w, width, heads = self.weights, self.dim, int(self.config["num_attention_heads"])
+        eps = float(self.config["layer_norm_eps"])
+        longest = len(rows[-1])
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        real = None
+        if len(rows[0]) < longest:
+            lengths = torch.tensor([len(row) for row in rows], device=self.device)
+            real = torch.arange(longest, device=self.device) < lengths[:, None]
+
+        def norm(x: torch.Tensor, at: str) -> torch.Tensor:
+            return layer_norm(x, (width,), w[at + ".weight"], w[at + ".bias"], eps)
+
+        def dense(x: torch.Tensor, at: str) -> torch.Tensor:
+            return linear(x, w[at + ".weight"], w[at + ".bias"])
+
+        x = embedding(ids, w["embeddings.word_embeddings.weight"])
+        x = x + w["embeddings.position_embeddings.weight"][:longest] + w["embeddings.token_type_embeddings.weight"][0]
+        x = norm(x, "embeddings.LayerNorm")
+        for layer in range(int(self.config["num_hidden_layers"])):
+            at = f"encoder.layer.{layer}."
+            q, k, v = (
+                dense(x, f"{at}attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
+                for part in ("query", "key", "value")
+            )
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
+            mixed = dense(mixed.transpose(1, 2).flatten(2), at + "attention.output.dense")
+            x = norm(x + mixed, at + "attention.output.LayerNorm")
+            inner = dense(gelu(dense(x, at + "intermediate.dense")), at + "output.dense")
+            x = norm(x + inner, at + "output.LayerNorm")
+        x = x.float()
+        if real is None:
+            return normalize(x.mean(1), dim=-1)
+        return normalize((x * real[..., None]).sum(1) / real.sum(1, keepdim=True), dim=-1)
+
+
+class Named:
+    """Any sentence-transformers model, by its name on the hub or by folder.
+
+    Raises:
+        ModelError: there is no such model, or it can't be loaded.
+    """
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+
+            self.model = SentenceTransformer(name, device=device or "cpu")
+        except Exception as error:
+            raise ModelError(f"the encoder {name!r} can't be loaded: {str(error).splitlines()[0]}") from error
+        self.name = name
+        self.dim = len(self.encode(["a"])[0])
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.float().cpu().numpy().tobytes())
+        self.digest = digest.hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (n, dim), float32."""
+        vectors = self.model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def _fastest(device: torch.device) -> torch.dtype:
+    import torch
+
+    if device.type != "cpu":
+        return torch.bfloat16
+    # Without the instruction bfloat16 is emulated and slower than float32.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return torch.bfloat16 if supported is not None and supported() else torch.float32
+
+
+@contextmanager
+def _threads(texts: int, device: torch.device) -> Iterator[None]:
+    """One thread for a few texts, all for many."""
+    import torch
+
+    before = torch.get_num_threads()
+    if texts > SMALL or before == 1 or device.type != "cpu":
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,211 @@
+"""Cases for the scope classifier: an edit, queries that ask for it, queries that only look so.
+
+Every reader takes rows of one public set by splits.json's parts and gives `Case`s. Rows whose subject occurs in a
+set that is only for development are dropped from the train part.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from memedit.edit import Edit
+from memedit.errors import EditError
+from memedit.subjects import find, fold, guesses, words
+
+Part = Literal["train", "dev"]
+KINDS = ("own", "paraphrase", "alias", "claim", "neighbour", "same_subject", "ripple", "general")
+IN_SCOPE = frozenset({"own", "paraphrase", "alias", "claim"})
+
+
+@dataclass(frozen=True)
+class Query:
+    text: str
+    kind: str  # one of KINDS
+
+
+@dataclass(frozen=True)
+class Case:
+    """An edit with queries of all kinds; `source` names the data set, `relation` what the edit is about."""
+
+    edit: Edit
+    queries: tuple[Query, ...]
+    source: str
+    relation: str = ""
+
+
+@dataclass
+class Data:
+    """The folder of public data, its split, and the subjects that training must not see."""
+
+    folder: Path
+    split: dict[str, Any] = field(init=False)
+    reserved: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.split = json.loads((self.folder / "splits.json").read_text(encoding="utf-8"))
+        self.reserved = frozenset(fold(s).strip() for s in self._dev_only_subjects())
+
+    def rows(self, name: str, part: Part | None = None) -> list[dict[str, Any]]:
+        """The rows of a file, JSON or JSON lines; with a part, those that splits.json gives to it."""
+        text = (self.folder / name).read_text(encoding="utf-8")
+        found = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+        return [found[i] for i in self.split[name][part]] if part else found
+
+    def free(self, subject: str | None) -> bool:
+        """Whether no dev-only set has this subject."""
+        return not subject or fold(subject).strip() not in self.reserved
+
+    def _dev_only_subjects(self) -> Iterator[str]:
+        for name in ("counterfact/counterfact-val.json", "general_qa/rome-known_1000.json"):
+            yield from (row["subject"] for row in self.rows(name))
+        for name in ("counterfact/counterfact_full_schema_dev.json", "peak/PEAK_counter.json"):
+            yield from (row["requested_rewrite"]["subject"] for row in self.rows(name))
+        yield from (row["subject_name"] for row in self.rows("eren/counterfact_hard_dev.json"))
+        for name in ("mquake_hard_dev", "mquake_stubborn2_dev"):
+            for row in self.rows(f"mquake/{name}.json"):
+                yield from (hop["subject"] for hop in row["requested_rewrite"])
+        for path in sorted((self.folder / "pitfalls").glob("*.json")):
+            for row in json.loads(path.read_text(encoding="utf-8")):
+                if isinstance(row, dict):
+                    for fact in (*row.get("triples", ()), *row.get("edits", ()), row.get("edit") or {}):
+                        if fact:
+                            yield fact["subject"]["label"]
+        for path in sorted((self.folder / "canonical").glob("co*-val.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                statement = json.loads(line).get("statement", "")
+                yield from re.findall(r"^The (?:CEO|capital) of (.+?) is ", statement)
+
+
+def make(source: str, queries: Iterable[Query], relation: str = "", **edit: Any) -> Case | None:
+    """A case, or None where the edit can't be taken or no query is left."""
+    kept = tuple(q for q in dict.fromkeys(queries) if q.text and q.text.strip())
+    try:
+        return Case(Edit(**edit), kept, source, relation) if kept else None
+    except EditError:
+        return None
+
+
+def zsre(data: Data, part: Part) -> Iterator[Case | None]:
+    for row in data.rows("zsre/zsre_mend_train-1k.json", part):
+        if part == "dev" or data.free(row["subject"]):
+            queries = [Query(row["src"], "own"), Query(row["rephrase"], "paraphrase")]
+            queries.append(Query(row["loc"].removeprefix("nq question: "), "general"))
+            relation = row["src"].replace(row["subject"], "[X]")
+            yield make("zsre", queries, relation, prompt=row["src"], target=row["alt"], subject=row["subject"], old=row["pred"])
+
+
+def wiki(data: Data, part: Part) -> Iterator[Case | None]:
+    for name in ("wiki_counterfact", "wiki_recent"):
+        for row in data.rows(f"knowedit/{name}_train.json", part):
+            subject, prompt = row["subject"], row["prompt"]
+            if part == "train" and not data.free(subject):
+                continue
+            queries = [Query(prompt, "own")]
+            port, local = row.get("portability") or {}, row.get("locality") or {}
+            queries += [Query(q["prompt"], "same_subject") for q in local.get("Relation_Specificity", ())]
+            queries += [Query(q["prompt"], "ripple") for q in port.get("Reasoning", ())]
+            aliased = [q["prompt"] for q in port.get("Subject_Aliasing", ())]
+            queries += [Query(q, "alias") for q in aliased]
+            aliases = tuple(a for a in (alias(prompt, subject, q) for q in aliased) if a)
+            old = row.get("ground_truth")
+            edit = {"prompt": prompt, "target": row["target_new"], "subject": subject, "subject_aliases": aliases}
+            yield make(name, queries, prompt.replace(subject, "[X]"), **edit, old=old if isinstance(old, str) else None)
+
+
+def alias(prompt: str, subject: str, other: str) -> str | None:
+    """What stands in `other` where `subject` stands in `prompt`."""
+    before, _, after = prompt.partition(subject)
+    if not other.startswith(before) or not other.endswith(after):
+        return None
+    return other[len(before) : len(other) - len(after)].strip() or None
+
+
+def pokemqa(data: Data, part: Part) -> Iterator[Case | None]:
+    """Statements with questions. The subject is what statement and questions share; half the edits are told it."""
+    for row in data.rows("mquake/pokemqa-cls-filtered.json", part):
+        subject = shared(row["edit"], row["questions"])
+        if part == "train" and not data.free(subject or guesses(row["edit"])[0]):
+            continue
+        told = subject if part == "train" and chance(row["edit"]) < 0.5 else None
+        queries = [Query(q, "paraphrase") for q in row["questions"]]
+        relation = row["questions"][0].replace(subject or "", "[X]")
+        yield make("pokemqa", queries, relation, statement=row["edit"], subject=told)
+
+
+def shared(statement: str, questions: list[str]) -> str | None:
+    """The longest run of words that a statement and all its questions share, if it looks like a name."""
+    there = words(statement)
+    best = ""
+    for first in range(len(there)):
+        for last in range(first, len(there)):
+            run = statement[there[first].start : there[last].end]
+            if len(run) > len(best) and there[first].capital and all(find(run, q).share == 1 for q in questions):
+                best = run
+    return best or None
+
+
+def counterfact(data: Data, part: Part) -> Iterator[Case | None]:
+    patterns = prompts_of(data)
+    for row in data.rows("counterfact/counterfact-train.json", part):
+        subject, prompt = row["subject"], row["prompt"]
+        if part == "train" and not data.free(subject):
+            continue
+        cloze = prompt.replace(subject, "[X]")
+        relation = patterns.get(cloze, cloze)
+        if part == "train" and relation in data.split["held_out_relations"]:
+            continue
+        queries = [Query(prompt, "own"), Query(row["locality_prompt"], "neighbour")]
+        edit = {"prompt": prompt, "target": row["target_new"], "subject": subject, "old": row["ground_truth"]}
+        yield make("counterfact", queries, relation, **edit)
+
+
+def prompts_of(data: Data) -> dict[str, str]:
+    """CounterFact's and ParaRel's cloze forms that end before the object: form -> relation."""
+    forms: dict[str, str] = {}
+    for row in data.rows("pararel/patterns.jsonl"):
+        pattern = row["pattern"].strip().rstrip(". ")
+        if pattern.endswith("[Y]"):
+            forms.setdefault(pattern.removesuffix("[Y]").strip(), row["relation"])
+    return forms
+
+
+def attack(data: Data, part: Part) -> Iterator[Case | None]:
+    """Misinformation edits about everyday things: lower-case subjects, questions and their paraphrases (train only)."""
+    for name in ("commonsense_868", "long_tail_100"):
+        with (data.folder / f"editing_attack/{name}.csv").open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if not data.free(row["subjects"]):
+                    continue
+                queries = [Query(row["questions"], "own"), Query(row["paraphrased_questions"], "paraphrase")]
+                half = chance(row["questions"])
+                edit: dict[str, Any] = {"statement": row["counterfacts"]}
+                if half < 0.6:
+                    edit |= {"prompt": row["questions"], "target": row["targets"]}
+                if half < 0.3:
+                    edit |= {"subject": row["subjects"]}
+                yield make("attack", queries, row["relations"], **edit)
+
+
+def general(data: Data, part: Part) -> list[str]:
+    """Questions that no edit answers."""
+    found = [row["question"] for row in data.rows("general_qa/nq_open_dev_clean.jsonl", part)]
+    if part == "train":
+        found += [row["qText"] for row in data.rows("general_qa/webquestions.json")]
+    return found
+
+
+READERS: dict[str, Callable[[Data, Part], Iterator[Case | None]]] = {
+    "zsre": zsre, "wiki": wiki, "pokemqa": pokemqa, "counterfact": counterfact, "attack": attack,
+}  # fmt: skip
+
+
+def chance(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
