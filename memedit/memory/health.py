@@ -1,0 +1,108 @@
+"""How a memory is: its numbers, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from memedit.memory import reading, snapshot
+from memedit.memory.patches import FOLDER, path_of
+from memedit.memory.rules import name_keys
+
+
+def stats(db: Database, folder: Path) -> dict[str, Any]:
+    """Counts, sizes and settings."""
+    meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+    counts = dict(db.execute("SELECT status, count(*) FROM edits GROUP BY status").fetchall())
+    methods = db.execute(
+        "SELECT coalesce(method, ?), count(*) FROM edits WHERE status = 'live' GROUP BY 1 ORDER BY 2 DESC",
+        ("default",),
+    )
+    operation, changed = reading.last_operation(db)
+    return {
+        "path": str(folder),
+        "live": counts.get("live", 0),
+        "superseded": counts.get("superseded", 0),
+        "forgotten": counts.get("forgotten", 0),
+        "versions": db["versions"].count,
+        "operations": db["operations"].count,
+        "patches": db["patches"].count,
+        "generation": operation,
+        "changed": changed or None,
+        "default_method": meta.get("default_method"),
+        "methods": dict(methods.fetchall()),
+        "schema": int(meta["schema_version"]),
+        "encoder": meta.get("encoder_name"),
+        "encoder_fingerprint": meta.get("encoder_fingerprint"),
+        "dim": int(meta["encoder_dim"]) if "encoder_dim" in meta else None,
+        "views": json.loads(meta.get("encoder_views", "[]")),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    }
+
+
+def problems(db: Database, folder: Path) -> list[str]:
+    """One sentence for everything that isn't as it must be."""
+    return [*_database(db), *_edits(db), *_patches(db, folder), *_snapshots(db, folder)]
+
+
+def _database(db: Database) -> Iterator[str]:
+    for (line,) in db.execute("PRAGMA integrity_check").fetchall():
+        if line != "ok":
+            yield f"the database is damaged: {line}"
+    if db.execute("PRAGMA foreign_key_check").fetchone():
+        yield "the database has rows that belong to nothing"
+
+
+def _edits(db: Database) -> Iterator[str]:
+    odd = db.execute(
+        "SELECT count(*) FROM edits e LEFT JOIN versions v ON v.edit = e.id AND v.version = e.version "
+        "WHERE v.seq IS NULL OR v.status != e.status OR v.content != e.content "
+        "OR EXISTS (SELECT 1 FROM versions n WHERE n.edit = e.id AND n.version > e.version)"
+    ).fetchone()[0]
+    if odd:
+        yield f"{odd} edits are not what their history says"
+    bare = len(reading.without_vectors(db))
+    if bare:
+        yield f"{bare} live edits have no vectors and can't be found; run `memedit rebuild --encoder`"
+    meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+    if "encoder_dim" in meta:
+        size = 2 * int(meta["encoder_dim"]) * len(json.loads(meta["encoder_views"]))
+        short = db.execute("SELECT count(*) FROM vectors WHERE length(data) != ?", (size,)).fetchone()[0]
+        if short:
+            yield f"{short} vectors are of the wrong length; run `memedit rebuild --encoder`"
+    listed = {
+        "keys": set(db.execute("SELECT key, edit FROM keys")),
+        "names": set(db.execute("SELECT name, edit FROM names")),
+    }
+    for found in reading.records(db):
+        listed["keys"] ^= {(key, found.id) for key in found.edit.keys}
+        listed["names"] ^= {(name, found.id) for name in name_keys(found.edit)}
+    for table, left in listed.items():
+        if left:
+            yield f"{len(left)} {table} of edits are listed wrongly; run `memedit rebuild`"
+
+
+def _patches(db: Database, folder: Path) -> Iterator[str]:
+    known = dict(db.execute("SELECT key, sha256 FROM patches").fetchall())
+    for key, digest in known.items():
+        path = path_of(folder, key)
+        if not path.exists():
+            yield f"the patch {key} is lost; it is prepared again when it is needed"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            yield f"the patch {key} is damaged; it is prepared again when it is needed"
+    for path in sorted((folder / FOLDER).glob("*")):
+        if path.name.removesuffix(".safetensors") not in known:
+            yield f"{path} belongs to no edit; it can be deleted"
+
+
+def _snapshots(db: Database, folder: Path) -> Iterator[str]:
+    memory = dict(db.execute("SELECT key, value FROM meta").fetchall())["memory"]
+    for path in [*folder.glob("vectors.faiss"), *folder.glob("vectors.safetensors")]:
+        found = snapshot.load(path)
+        if found is None or found[1].memory != memory:
+            yield f"{path.name} is damaged or of another memory; it is made again when it is needed, or by `memedit rebuild`"

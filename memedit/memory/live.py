@@ -1,0 +1,167 @@
+"""The index of a memory's live edits, kept level with SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import numpy as np
+from sqlite_utils import Database
+
+from memedit.errors import MemoryError_
+from memedit.memory import reading, snapshot
+from memedit.memory.index import VectorIndex, choose
+from memedit.memory.records import Record
+from memedit.memory.snapshot import Mark
+
+_KEPT = 4096  # edits whose rows stay in memory between searches
+
+
+class LiveIndex:
+    """Made on first need from its snapshot, or from SQLite where that is lost, damaged, foreign or too old.
+
+    Not for two threads at once: the caller holds the store's reading lock.
+
+    Args:
+        folder: where the snapshot lies. device: see `memedit.memory.index.choose`.
+    """
+
+    def __init__(self, folder: Path, device: str | None = None) -> None:
+        self.folder, self.device = folder, device
+        self.index: VectorIndex | None = None
+        self.mark: Mark | None = None
+        self._saved = 0  # the operation of the snapshot on disk; 0: none that is of use
+        self._behind = 0  # edits that changed since
+        self._rows: dict[int, tuple[Record, np.ndarray]] = {}
+        self._dim = 0
+
+    def prepare(self) -> None:
+        """See that there is something to search with.
+
+        Raises:
+            MemoryError_: no FAISS is installed.
+        """
+        if self.index is None:
+            kind, options = choose(self.device)
+            kind(1, **options)
+
+    def level(self, db: Database) -> VectorIndex | None:
+        """The index of just the edits that are live in `db`; None while no encoder is known, so no edit."""
+        meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        if "encoder_dim" not in meta:
+            return None
+        operation, at = reading.last_operation(db)
+        now = Mark(meta["memory"], meta["encoder_fingerprint"], operation, at)
+        if self.index is not None and now == self.mark:
+            return self.index
+        self._dim = int(meta["encoder_dim"])
+        if self.index is None:
+            self._load(db, now)
+        elif not self._follows(db, now):
+            self._build(db)
+        self._replay(db)
+        self.mark = now
+        return self.index
+
+    def rebuild(self, db: Database) -> None:
+        """Forget what is there, on disk too, and make the index from SQLite."""
+        self.index, self.mark, self._saved = None, None, 0
+        kind, _ = choose(self.device)
+        (self.folder / kind.file).unlink(missing_ok=True)
+        self.level(db)
+
+    def rows(self, db: Database, ids: Iterable[int]) -> dict[int, tuple[Record, np.ndarray]]:
+        """Records and vectors (views, dim) of live edits, by id."""
+        wanted = set(ids)
+        missing = sorted(wanted - self._rows.keys())
+        if missing:
+            if len(self._rows) + len(missing) > _KEPT:
+                self._rows = {id: row for id, row in self._rows.items() if id in wanted}
+            for record, vectors in reading.with_vectors(db, missing, self._dim):
+                vectors.flags.writeable = False  # handed out many times
+                self._rows[record.id] = (record, vectors)
+        return {id: self._rows[id] for id in wanted if id in self._rows}
+
+    def save(self) -> None:
+        """Write the snapshot, if it isn't up to date.
+
+        Raises:
+            MemoryError_: the folder can't be written, or the disk is full.
+        """
+        if self.index is None or self.mark is None or self._saved == self.mark.operation:
+            return
+        try:
+            snapshot.save(self.folder / self.index.file, self.index.dumps(), self.mark)
+        except OSError as error:
+            raise MemoryError_(
+                f"the index can't be saved in {self.folder}: {error.strerror}; the edits themselves are safe"
+            ) from error
+        self._saved, self._behind = self.mark.operation, 0
+
+    @property
+    def worth_saving(self) -> bool:
+        """Whether the next opening would gain by it: replaying a few edits is cheaper than writing all of them."""
+        return self.index is not None and self._behind > max(256, len(self.index) // 20)
+
+    # -- keeping level
+
+    def _load(self, db: Database, now: Mark) -> None:
+        kind, options = choose(self.device)
+        found = snapshot.load(self.folder / kind.file)
+        if found is not None:
+            payload, mark = found
+            try:
+                self.index, self.mark = kind.loads(payload, self._dim, **options), mark
+            except ValueError:
+                self.index = self.mark = None
+            if self.index is not None and self._follows(db, now):
+                self._saved, self._behind = mark.operation, 0
+                return
+        self.index = kind(self._dim, **options)
+        self._build(db)
+
+    def _follows(self, db: Database, now: Mark) -> bool:
+        """Whether what is known is an earlier state of this same memory, so that its tail can be replayed."""
+        mark = self.mark
+        if (
+            mark is None
+            or (mark.memory, mark.encoder) != (now.memory, now.encoder)
+            or mark.operation > now.operation
+        ):
+            return False
+        row = db.execute("SELECT at FROM operations WHERE id = ?", (mark.operation,)).fetchone()
+        if (row[0] if row else "") != mark.at:
+            return False
+        since = "SELECT 1 FROM operations WHERE id > ? AND kind = 'reencode' LIMIT 1"
+        return db.execute(since, (mark.operation,)).fetchone() is None
+
+    def _build(self, db: Database) -> None:
+        """All live edits, from SQLite."""
+        kind, options = choose(self.device)
+        index = kind(self._dim, **options)
+        index.put(*reading.keys_of(db, self._dim))
+        operation, at = reading.last_operation(db)
+        self.index, self._rows = index, {}
+        self.mark = Mark("", "", operation, at)
+        self._saved, self._behind = 0, len(index)
+
+    def _replay(self, db: Database) -> None:
+        """The edits that changed since the mark."""
+        assert self.index is not None and self.mark is not None
+        rows = db.execute("SELECT DISTINCT edit FROM versions WHERE operation > ?", (self.mark.operation,))
+        changed = [row[0] for row in rows]
+        if not changed:
+            return
+        for id in changed:
+            self._rows.pop(id, None)
+        ids, vectors = reading.keys_of(db, self._dim, changed)
+        self.index.remove(set(changed).difference(ids.tolist()))
+        self.index.put(ids, vectors)
+        self._behind += len(changed)
+
+    def best(self, query: np.ndarray, ids: Collection[int], k: int) -> list[int]:
+        """The k of these edits that are nearest to a query (dim,)."""
+        assert self.index is not None
+        given = list(ids)
+        products = self.index.vectors(given) @ query
+        return [given[at] for at in np.argsort(-products)[:k]]

@@ -1,0 +1,80 @@
+"""What methods prepared for edits: a file each, and a row that says what the file must be."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from memedit.errors import MemoryError_
+from memedit.memory.content import instant
+from memedit.memory.snapshot import write_durably
+from memedit.memory.store import Store
+
+FOLDER = "patches"
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """Where the patch with this key lies.
+
+    Raises:
+        MemoryError_: the key can't be a file's name.
+    """
+    if not _KEY.fullmatch(key):
+        raise MemoryError_(
+            f"{key!r} can't be a patch's key; take letters, digits, dots, dashes and underscores"
+        )
+    return folder / FOLDER / f"{key}.safetensors"
+
+
+def put(store: Store, edit_id: int, key: str, method: str, data: bytes) -> None:
+    """Keep a patch: first the file, then the row, so that a row's file is there and whole."""
+    path = path_of(store.folder, key)
+    with store.writing() as db:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_durably(path, data)
+        except OSError as error:
+            raise MemoryError_(
+                f"the patch {key} can't be written in {path.parent}: {error.strerror}"
+            ) from error
+        db["patches"].insert(
+            {
+                "key": key,
+                "edit": edit_id,
+                "method": method,
+                "size": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "at": instant(None),
+            },
+            replace=True,
+        )
+        # Edits of one content share a key and its file: what is written for one holds for all.
+        db.execute(
+            "UPDATE patches SET size = ?, sha256 = ? WHERE key = ?",
+            (len(data), hashlib.sha256(data).hexdigest(), key),
+        )
+
+
+def get(store: Store, key: str) -> bytes | None:
+    """The patch's bytes; None where it was never kept, or is lost or damaged."""
+    path = path_of(store.folder, key)
+    with store.reading() as db:
+        row = db.execute("SELECT sha256 FROM patches WHERE key = ?", (key,)).fetchone()
+    try:
+        data = path.read_bytes() if row else b""
+    except OSError:
+        return None
+    return data if row and hashlib.sha256(data).hexdigest() == row[0] else None
+
+
+def rows(store: Store, edit_id: int | None = None) -> list[dict[str, Any]]:
+    """The rows of one edit, or of all."""
+    where, values = ("edit = ?", [edit_id]) if edit_id is not None else (None, None)
+    with store.reading() as db:
+        found = db["patches"].rows_where(
+            where, values, select="key, edit, method, size, at", order_by="at, key"
+        )
+        return list(found)

@@ -1,0 +1,227 @@
+"""What is read: rows of the store as `Record`, `Version` and `Operation`. Every function takes an open database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from sqlite_utils import Database
+
+from memedit.edit import Edit
+from memedit.memory import content
+from memedit.memory.records import Operation, Record, Version
+from memedit.memory.rules import supersedes
+
+_RECORD = (
+    "edits.id, edits.content, edits.version, edits.status, edits.added, edits.changed, edits.superseded_by"
+)
+_CHUNK = 500  # parameters of one statement; SQLite's own limit was 999 for long
+
+
+def record(db: Database, id: int) -> Record | None:
+    """The edit with this id."""
+    row = db.execute(f"SELECT {_RECORD} FROM edits WHERE id = ?", (id,)).fetchone()
+    return _record(row) if row else None
+
+
+def record_with_ref(db: Database, ref: str) -> Record | None:
+    """The edit with this ref; of several the live one, else the newest."""
+    row = db.execute(
+        f"SELECT {_RECORD} FROM edits WHERE ref = ? ORDER BY status = 'live' DESC, id DESC LIMIT 1", (ref,)
+    ).fetchone()
+    return _record(row) if row else None
+
+
+def records(
+    db: Database,
+    *,
+    status: str = "live",
+    subject: str | None = None,
+    source: str | None = None,
+    method: str | None = None,
+    tag: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+) -> Iterator[Record]:
+    """Edits by id; every filter that is given must hold. A subject is compared without regard to case."""
+    wheres, values = [], []
+    for clause, value in (
+        ("status = ?", None if status == "all" else status),
+        ("folded(subject) = folded(?)", subject),
+        ("source = ?", source),
+        ("method = ?", method),
+        ("instr(tags, ?) > 0", None if tag is None else f"\x1f{tag}\x1f"),
+    ):
+        if value is not None:
+            wheres.append(clause)
+            values.append(value)
+    if subject is not None:
+        db.conn.create_function(
+            "folded", 1, lambda text: text.casefold() if text else text, deterministic=True
+        )
+    where = "WHERE " + " AND ".join(wheres) if wheres else ""
+    sql = f"SELECT {_RECORD} FROM edits {where} ORDER BY id LIMIT ? OFFSET ?"
+    return map(_record, db.execute(sql, (*values, -1 if limit is None else limit, offset)))
+
+
+def count(db: Database, status: str = "live") -> int:
+    """How many edits have this status."""
+    return int(db.execute("SELECT count(*) FROM edits WHERE status = ?", (status,)).fetchone()[0])
+
+
+def live_twin(db: Database, edit: Edit) -> int | None:
+    """The id of the live edit with the same content."""
+    row = db.execute(
+        "SELECT id FROM edits WHERE hash = ? AND status = 'live'", (edit.content_hash,)
+    ).fetchone()
+    return int(row[0]) if row else None
+
+
+def rivals(db: Database, edit: Edit) -> list[Record]:
+    """The live edits whose place this one takes, by `memedit.memory.rules.supersedes`."""
+    marks = ", ".join("?" * len(edit.keys))
+    rows = db.execute(
+        f"SELECT {_RECORD} FROM edits WHERE id IN (SELECT edit FROM keys WHERE key IN ({marks})) ORDER BY id",
+        edit.keys,
+    ).fetchall()
+    return [found for found in map(_record, rows) if supersedes(edit, found.edit)]
+
+
+def versions(db: Database, id: int) -> list[Version]:
+    """An edit's history, oldest first."""
+    rows = db.execute(
+        "SELECT versions.edit, version, operation, action, operations.at, status, superseded_by, content "
+        "FROM versions JOIN operations ON operations.id = versions.operation WHERE versions.edit = ? ORDER BY version",
+        (id,),
+    )
+    return [Version(*row[:7], content.loads(row[7])) for row in rows]
+
+
+def records_at(db: Database, at: str) -> list[Record]:
+    """The edits that were live at a moment, as they were then."""
+    last = db.execute("SELECT max(id) FROM operations WHERE at <= ?", (at,)).fetchone()[0] or 0
+    rows = db.execute(
+        "SELECT v.edit, v.content, v.version, v.status, edits.added, operations.at, v.superseded_by FROM versions v "
+        "JOIN (SELECT edit, max(version) AS version FROM versions WHERE operation <= ? GROUP BY edit) USING (edit, version) "
+        "JOIN edits ON edits.id = v.edit JOIN operations ON operations.id = v.operation "
+        "WHERE v.status = 'live' ORDER BY v.edit",
+        (last,),
+    )
+    return [_record(row) for row in rows]
+
+
+_OPERATION = (
+    "SELECT o.id, o.kind, o.at, (SELECT count(DISTINCT edit) FROM versions WHERE operation = o.id), o.undoes, "
+    "EXISTS (SELECT 1 FROM operations u WHERE u.undoes = o.id) FROM operations o "
+)
+
+
+def operations(db: Database, limit: int | None) -> list[Operation]:
+    """The last operations, newest first."""
+    rows = db.execute(_OPERATION + "ORDER BY o.id DESC LIMIT ?", (-1 if limit is None else limit,))
+    return [_operation(row) for row in rows]
+
+
+def operation_with(db: Database, id: int) -> Operation:
+    """The operation with this id, which exists."""
+    return _operation(db.execute(_OPERATION + "WHERE o.id = ?", (id,)).fetchone())
+
+
+def last_operation(db: Database) -> tuple[int, str]:
+    """Id and time of the newest operation; (0, "") in an empty memory."""
+    row = db.execute("SELECT id, at FROM operations ORDER BY id DESC LIMIT 1").fetchone()
+    return (int(row[0]), str(row[1])) if row else (0, "")
+
+
+# -- what a search needs
+
+
+def named(db: Database, names: Iterable[str]) -> set[int]:
+    """The live edits that have one of these names (see `memedit.memory.rules.named_in`)."""
+    return {row[0] for row in _chunked(db, "SELECT edit FROM names WHERE name IN ({})", list(names))}
+
+
+def live_among(db: Database, ids: Sequence[int]) -> list[int]:
+    """Those of these ids whose edits are live."""
+    return sorted(
+        row[0] for row in _chunked(db, "SELECT id FROM edits WHERE status = 'live' AND id IN ({})", ids)
+    )
+
+
+def not_valid(db: Database, at: str) -> set[int]:
+    """The live edits that don't hold at this moment."""
+    rows = db.execute(  # told which index: the planner takes the one on status, and goes through all edits
+        "SELECT id FROM edits INDEXED BY edits_window WHERE status = 'live' "
+        "AND (valid_from IS NOT NULL OR valid_to IS NOT NULL) AND (valid_from > ? OR valid_to <= ?)",
+        (at, at),
+    )
+    return {row[0] for row in rows}
+
+
+def with_vectors(db: Database, ids: Sequence[int], dim: int) -> Iterator[tuple[Record, np.ndarray]]:
+    """Live edits among these ids, each with its vectors, float32 (views, dim)."""
+    sql = (
+        f"SELECT {_RECORD}, vectors.data FROM edits JOIN vectors ON vectors.hash = edits.hash "
+        "WHERE edits.status = 'live' AND edits.id IN ({})"
+    )
+    for row in _chunked(db, sql, ids):
+        yield _record(row), unpack(row[7], dim)
+
+
+def without_vectors(db: Database, operation: int = 0) -> list[Record]:
+    """Live edits, changed in this operation or later, whose content the memory's present encoder never saw."""
+    sql = (
+        f"SELECT {_RECORD} FROM edits WHERE status = 'live' AND hash NOT IN (SELECT hash FROM vectors) "
+        "AND id IN (SELECT edit FROM versions WHERE operation >= ?)"
+    )
+    return [_record(row) for row in db.execute(sql, (operation,))]
+
+
+def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (n,) int64 and first views (n, dim) float32 of the live edits, or of those among `ids`."""
+    sql = "SELECT edits.id, vectors.data FROM vectors JOIN edits ON edits.hash = vectors.hash WHERE edits.status = 'live'"
+    rows = db.execute(sql) if ids is None else _chunked(db, sql + " AND edits.id IN ({})", ids)
+    found, blobs, width = [], bytearray(), 2 * dim
+    for id, data in rows:
+        found.append(id)
+        blobs += data[:width]
+    matrix = np.frombuffer(bytes(blobs), dtype="<f2").reshape(-1, dim).astype(np.float32)
+    return np.array(found, dtype=np.int64), matrix
+
+
+def hashes_with_vectors(db: Database, hashes: Sequence[str]) -> set[str]:
+    """Which of these contents have vectors."""
+    return {row[0] for row in _chunked(db, "SELECT hash FROM vectors WHERE hash IN ({})", hashes)}
+
+
+def pack(vectors: np.ndarray) -> bytes:
+    """(views, dim) as the bytes that are kept: float16, little end first."""
+    return np.ascontiguousarray(vectors, dtype="<f2").tobytes()
+
+
+def unpack(data: bytes, dim: int) -> np.ndarray:
+    """float32 (views, dim) from kept bytes."""
+    return np.frombuffer(data, dtype="<f2").reshape(-1, dim).astype(np.float32)
+
+
+def _chunked(db: Database, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    for start in range(0, len(values), _CHUNK):
+        some = values[start : start + _CHUNK]
+        yield from db.execute(sql.format(", ".join("?" * len(some))), tuple(some))
+
+
+def _record(row: Sequence[Any]) -> Record:
+    return Record(
+        id=row[0],
+        edit=content.loads(row[1]),
+        version=row[2],
+        status=row[3],
+        added=row[4],
+        changed=row[5],
+        superseded_by=row[6],
+    )
+
+
+def _operation(row: Sequence[Any]) -> Operation:
+    return Operation(row[0], row[1], row[2], row[3], row[4], bool(row[5]))

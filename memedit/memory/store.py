@@ -1,0 +1,270 @@
+"""The SQLite file of a memory: how it is opened, read and written, and what its errors mean.
+
+One connection reads and another writes, so that threads that read never wait for one that waits to write.
+What the rows mean is the business of `memedit.memory.writing` (writing) and `memedit.memory.reading` (reading).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from memedit.errors import MemoryBusy, MemoryError_
+from memedit.memory.migrations import SCHEMA, migrations
+
+FILE = "memory.db"
+
+
+class Store:
+    """The open database of one memory.
+
+    Args:
+        folder: the memory's folder; made where it is missing, if `create`.
+        readonly: never write. A folder that can't be written is opened like this too.
+        timeout: seconds to wait for another process that writes.
+
+    Raises:
+        MemoryError_: there is no memory, or it is damaged, newer than this memedit, or no memory at all.
+    """
+
+    def __init__(
+        self, folder: Path, *, create: bool = True, readonly: bool = False, timeout: float = 10.0
+    ) -> None:
+        self.folder, self.file, self.timeout = folder, folder / FILE, timeout
+        self.why_readonly = "it was opened for reading only" if readonly else None
+        self._lock = threading.RLock()
+        self._write_lock = threading.Lock()
+        self._writer: Database | None = None
+        self._still: tuple[int, ...] | None = None
+        self.closed = False
+        self._find(create and not readonly)
+        if not self.why_readonly and not all(
+            os.access(path, os.W_OK) for path in (folder, self.file) if path.exists()
+        ):
+            self.why_readonly = f"{folder} can't be written by this user"
+        with self._said():
+            self._reader = self._open_reader()
+            try:
+                self._settle(create and not self.why_readonly)
+            except BaseException:
+                self._reader.close()
+                raise
+
+    # -- opening
+
+    def _find(self, create: bool) -> None:
+        """See that there is a memory or a place for one; touches nothing that is something else."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise MemoryError_(f"{self.folder} is a file; a memory is a folder: name another path")
+        try:
+            if self.file.exists():
+                return
+            inside = (
+                [p.name for p in self.folder.iterdir() if not p.name.startswith(".")]
+                if self.folder.exists()
+                else []
+            )
+        except OSError as error:
+            raise MemoryError_(f"{self.folder} can't be read: {error.strerror}") from None
+        if inside:
+            raise MemoryError_(
+                f"{self.folder} is no memory: it holds {inside[0]!r} but no {FILE}; nothing was touched, name another folder"
+            )
+        if not create:
+            raise MemoryError_(
+                f"there is no memory at {self.folder}; the first `memedit add-fact` or `import` makes one"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MemoryError_(
+                f"{self.folder} can't be made: {error.strerror}; name a folder that you may write"
+            ) from None
+
+    def _open_reader(self) -> Database:
+        if not self.why_readonly:
+            return self._connect("rwc")
+        database = self._connect("ro")
+        try:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            # In a folder that can't be written, SQLite can't make the -shm file that WAL needs. While nobody
+            # writes the file can be read as it stands; `_look_again` sees when that ends.
+            database.close()
+            if self._size_of_wal():
+                raise
+            self._still = self._state()
+            database = self._connect("ro", "&immutable=1")
+        return database
+
+    def _connect(self, mode: str, more: str = "") -> Database:
+        uri = f"{self.file.absolute().as_uri()}?mode={mode}{more}"
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=self.timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        return Database(connection, recursive_triggers=False, execute_plugins=False)
+
+    def _settle(self, create: bool) -> None:
+        """Check that this is a memory of a schema that we know; make or migrate it where it may be written."""
+        tables = set(self._reader.table_names())
+        if not tables and not create:
+            raise MemoryError_(
+                f"there is no memory at {self.folder}; the first `memedit add-fact` or `import` makes one"
+            )
+        if tables and not {"meta", "operations", "versions"} <= tables:
+            raise MemoryError_(
+                f"{self.file} is another program's database, not a memory; nothing was touched"
+            )
+        if tables:
+            applied = len(migrations.applied(self._reader))
+            written = max(applied, int(self.meta("schema_version") or 0))
+            if written > SCHEMA:
+                raise MemoryError_(
+                    f"the memory at {self.folder} was made by a newer memedit (schema {written}, this one knows {SCHEMA}); "
+                    "update with `pip install -U memedit`"
+                )
+        if tables and not migrations.pending(self._reader):
+            return
+        if self.why_readonly:
+            raise MemoryError_(
+                f"the memory at {self.folder} must be brought to the present schema, but {self.why_readonly}"
+            )
+        with self.writing(migrating=True) as db:
+            migrations.apply(db)
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('memory', ?)", (uuid.uuid4().hex,))
+
+    # -- reading and writing
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """The database as it is now, and the same until the block ends; one thread at a time, blocks may nest."""
+        with self._lock, self._said():
+            self._check_open()
+            if self._reader.conn.in_transaction:
+                yield self._reader
+                return
+            self._look_again()
+            self._reader.execute("BEGIN")
+            try:
+                yield self._reader
+            finally:
+                with suppress(sqlite3.Error):
+                    self._reader.execute("COMMIT")
+
+    @contextmanager
+    def writing(self, *, migrating: bool = False) -> Iterator[Database]:
+        """One transaction, on the disk when the block has ended; an exception leaves everything as it was.
+
+        Raises:
+            MemoryBusy: another process, or thread, writes for longer than `timeout`.
+            MemoryError_: the memory is for reading only, the disk is full, the file is damaged.
+        """
+        if self.why_readonly:
+            raise MemoryError_(f"the memory at {self.folder} can't be changed: {self.why_readonly}")
+        if not self._write_lock.acquire(timeout=self.timeout):
+            raise MemoryBusy(self._busy())
+        try:
+            with self._said():
+                self._check_open()
+                db = self._writing_connection()
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    # A full disk may have rolled back already; then there is nothing to take back.
+                    with suppress(sqlite3.Error):
+                        db.rollback()
+                    raise
+        finally:
+            self._write_lock.release()
+
+    def _writing_connection(self) -> Database:
+        if self._writer is None:
+            self._writer = self._connect("rw")
+            # FULL: a commit is on the disk when it returns, also through a power cut.
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute("PRAGMA foreign_keys = ON")
+        return self._writer
+
+    def meta(self, key: str) -> str | None:
+        """A value of the meta table."""
+        with self.reading() as db:
+            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def close(self) -> None:
+        """Close both connections. Closing twice does nothing."""
+        with self._write_lock, self._lock:
+            self.closed = True
+            self._reader.close()
+            if self._writer is not None:
+                self._writer.close()
+
+    # -- a file that is read as it stands
+
+    def _state(self) -> tuple[int, ...]:
+        status = self.file.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino, self._size_of_wal()
+
+    def _size_of_wal(self) -> int:
+        try:
+            return self.file.with_name(FILE + "-wal").stat().st_size
+        except OSError:
+            return 0
+
+    def _look_again(self) -> None:
+        """A file that was opened as one that nobody writes is opened anew when somebody did."""
+        if self._still is not None and self._still != self._state():
+            self._reader.close()
+            self._still = None
+            self._reader = self._open_reader()
+
+    # -- errors
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise MemoryError_(f"the memory at {self.folder} was closed; open it again")
+
+    def _busy(self) -> str:
+        return (
+            f"the memory at {self.folder} is being written by another process or thread and was not free within "
+            f"{self.timeout:g} s; nothing was changed, try again"
+        )
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """SQLite's errors in words for people."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise MemoryBusy(self._busy()) from error
+            if "full" in text:
+                raise MemoryError_(
+                    f"the disk that holds {self.folder} is full; nothing was changed, make room and try again"
+                ) from error
+            if "readonly" in text or "unable to open" in text:
+                raise MemoryError_(
+                    f"{self.file} can't be written or opened ({text}); check the folder's rights"
+                ) from error
+            if "malformed" in text or "not a database" in text or "corrupt" in text:
+                raise MemoryError_(f"{self.file} is damaged ({text}); `memedit doctor` says more") from error
+            if isinstance(error, sqlite3.OperationalError) and "disk I/O" in text:
+                raise MemoryError_(f"{self.file}: the disk failed ({text}); nothing was changed") from error
+            raise
