@@ -1,12 +1,14 @@
 """The memory: all edits, durable and versioned.
 
-memory.py     EditMemory, what others use
-records.py    the values it hands out, and the Encoder it needs
-rules.py      when one edit supersedes or may contradict another; names
-store.py      the SQLite file: opened, locked, its errors in words       migrations.py  its tables
-reading.py    rows as records          writing.py  one operation in one transaction          content.py  an edit as text
-index.py      nearest vectors: FAISS, or torch on a GPU       live.py  the index kept level with SQLite
-snapshot.py   the index's file         patches.py  what methods prepared        health.py  numbers and problems
+memory.py      EditMemory, what others use
+records.py     the values it hands out, and the Encoder that it needs
+rules.py       when one edit supersedes another, or may contradict it; names
+store.py       the SQLite file: opened, locked, its errors in words      migrations.py  its tables
+reading.py     rows as records      writing.py  one operation in one transaction
+content.py     an edit as text      vectors.py  edits encoded, once for each content
+index.py       nearest vectors: the interface, and FAISS      torch_index.py  the same on a GPU
+live.py        the index kept level with SQLite, and searched      snapshot.py  its file
+patches.py     what methods prepared      health.py  numbers and problems
 """
 
 from memedit.memory.memory import DEFAULT_METHOD, EditMemory

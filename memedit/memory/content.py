@@ -35,7 +35,10 @@ def dumps(edit: Edit) -> str:
 
 
 def loads(text: str) -> Edit:
-    """The edit of a row. It was checked when it came in, and rules that have become stricter since must not hide it."""
+    """The edit of a row.
+
+    It was checked when it came in, and is not again: rules that have become stricter since must not hide it.
+    """
     data = json.loads(text)
     edit: Edit = object.__new__(Edit)
     for name, default in _DEFAULTS.items():

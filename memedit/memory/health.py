@@ -105,4 +105,4 @@ def _snapshots(db: Database, folder: Path) -> Iterator[str]:
     for path in [*folder.glob("vectors.faiss"), *folder.glob("vectors.safetensors")]:
         found = snapshot.load(path)
         if found is None or found[1].memory != memory:
-            yield f"{path.name} is damaged or of another memory; it is made again when it is needed, or by `memedit rebuild`"
+            yield f"{path.name} is damaged or of another memory; it is made again when it is needed"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from sqlite_utils import Database
 
-from memedit.errors import MemoryError_
+from memedit.errors import EncoderMismatch, MemoryError_
 from memedit.memory import reading, snapshot
 from memedit.memory.index import VectorIndex, choose
-from memedit.memory.records import Record
+from memedit.memory.records import Near, Record
+from memedit.memory.rules import SUSPECT, named_in, suspicious
 from memedit.memory.snapshot import Mark
 
 _KEPT = 4096  # edits whose rows stay in memory between searches
+_SUSPECTS = 8  # nearest edits that are looked at for a conflict with a new one
+_INEXACT = 0.02  # by so much the cosines of an index of bytes may be off
 
 
 class LiveIndex:
@@ -82,6 +85,56 @@ class LiveIndex:
                 self._rows[record.id] = (record, vectors)
         return {id: self._rows[id] for id in wanted if id in self._rows}
 
+    # -- searching
+
+    def near(
+        self, db: Database, queries: Sequence[str], vectors: np.ndarray, k: int, moment: str
+    ) -> list[list[Near]]:
+        """See `memedit.memory.EditMemory.near`; vectors are (len(queries), dim) float32."""
+        index = self.level(db)
+        if index is None or not len(index) or not len(queries):
+            return [[] for _ in queries]
+        if vectors.shape != (len(queries), index.dim):
+            raise EncoderMismatch(
+                f"{len(queries)} queries of this memory need vectors of shape {(len(queries), index.dim)}, "
+                f"not {vectors.shape}; encode them with the memory's own encoder"
+            )
+        hidden = reading.not_valid(db, moment)
+        asked = k * index.oversampling
+        _, found = index.search(vectors, asked, without=hidden)
+        named = [reading.named(db, named_in(text)) - hidden for text in queries]
+        wanted = [
+            {*ids.tolist(), *_best(index, vector, names, asked)} - {-1}
+            for ids, vector, names in zip(found, vectors, named, strict=True)
+        ]
+        rows = self.rows(db, set().union(*wanted))
+        return [
+            _ranked([rows[id] for id in ids if id in rows], vector, names, k)
+            for ids, vector, names in zip(wanted, vectors, named, strict=True)
+        ]
+
+    def suspected(self, db: Database, new: Sequence[int]) -> list[tuple[int, int, float]]:
+        """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each."""
+        index = self.level(db)
+        ids = reading.live_among(db, new)
+        if index is None or not ids:
+            return []
+        near = index.search(index.vectors(ids), _SUSPECTS + 1)
+        pairs = {
+            (max(id, other), min(id, other))
+            for id, cosines, others in zip(ids, *near, strict=True)
+            for cosine, other in zip(cosines, others.tolist(), strict=True)
+            if other not in (id, -1) and cosine >= SUSPECT - _INEXACT
+        }
+        found = []
+        for newer, older in sorted(pairs):
+            rows = self.rows(db, (newer, older))
+            (a, ours), (b, theirs) = rows[newer], rows[older]
+            cosine = float(ours[0] @ theirs[0])
+            if suspicious(a.edit, b.edit, cosine):
+                found.append((newer, older, cosine))
+        return found
+
     def save(self) -> None:
         """Write the snapshot, if it isn't up to date.
 
@@ -100,7 +153,7 @@ class LiveIndex:
 
     @property
     def worth_saving(self) -> bool:
-        """Whether the next opening would gain by it: replaying a few edits is cheaper than writing all of them."""
+        """Whether the next opening would gain by it: to replay a few edits is cheaper than to write all."""
         return self.index is not None and self._behind > max(256, len(self.index) // 20)
 
     # -- keeping level
@@ -147,7 +200,8 @@ class LiveIndex:
 
     def _replay(self, db: Database) -> None:
         """The edits that changed since the mark."""
-        assert self.index is not None and self.mark is not None
+        assert self.index is not None
+        assert self.mark is not None
         rows = db.execute("SELECT DISTINCT edit FROM versions WHERE operation > ?", (self.mark.operation,))
         changed = [row[0] for row in rows]
         if not changed:
@@ -156,12 +210,28 @@ class LiveIndex:
             self._rows.pop(id, None)
         ids, vectors = reading.keys_of(db, self._dim, changed)
         self.index.remove(set(changed).difference(ids.tolist()))
+        oversampling = self.index.oversampling
         self.index.put(ids, vectors)
-        self._behind += len(changed)
+        rearranged = (
+            self.index.oversampling != oversampling
+        )  # which took long: the next opening is to be spared it
+        self._behind += len(self.index) if rearranged else len(changed)
 
-    def best(self, query: np.ndarray, ids: Collection[int], k: int) -> list[int]:
-        """The k of these edits that are nearest to a query (dim,)."""
-        assert self.index is not None
-        given = list(ids)
-        products = self.index.vectors(given) @ query
-        return [given[at] for at in np.argsort(-products)[:k]]
+
+def _best(index: VectorIndex, query: np.ndarray, ids: set[int], k: int) -> list[int]:
+    """At most k of these ids: those nearest to the query (dim,)."""
+    given = list(ids)
+    if len(given) <= k:
+        return given
+    products = index.vectors(given) @ query
+    return [given[at] for at in np.argsort(-products)[:k]]
+
+
+def _ranked(
+    rows: Sequence[tuple[Record, np.ndarray]], query: np.ndarray, named: set[int], k: int
+) -> list[Near]:
+    """By exact cosine: the k nearest, and the k nearest that are named; the newer first among equals."""
+    near = [Near(record, float(vectors[0] @ query), record.id in named, vectors) for record, vectors in rows]
+    near.sort(key=lambda n: (-n.cosine, -n.record.id))
+    best = {n.record.id for n in near[:k]} | {n.record.id for n in [n for n in near if n.named][:k]}
+    return [n for n in near if n.record.id in best]

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import builtins
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import EditError, EncoderMismatch, MemoryError_, unknown
+from memedit.errors import EditError, MemoryError_, unknown
 from memedit.memory import health, patches, reading, writing
-from memedit.memory.writing import Change
 from memedit.memory.content import instant
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
-from memedit.memory.rules import SUSPECT, named_in, suspicious
 from memedit.memory.store import Store
+from memedit.memory.vectors import Progress, Vectors
+from memedit.memory.writing import Change
 
 DEFAULT_METHOD = "ice"
 _STATUSES = ("live", "superseded", "forgotten", "all")
-_BATCH = 256  # edits that are encoded between two steps of the progress bar
-_SUSPECTS = 8  # nearest edits that are looked at for a conflict with a new one
 
 
 class EditMemory:
@@ -50,8 +46,7 @@ class EditMemory:
         self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
     ) -> None:
         self._store = store
-        self._encoder = encoder
-        self._loading = threading.Lock()
+        self._vectors = Vectors(store, encoder)
         self._live = LiveIndex(store.folder, device)
         self._counted = (-1, 0)  # generation, live edits
 
@@ -71,7 +66,8 @@ class EditMemory:
         Args:
             path: the folder. encoder: an encoder, or a function that loads one when it is first needed; None
                 for memedit's scope classifier. readonly: never write, also no index snapshot.
-            timeout: seconds to wait for another writer. device: where to search; None takes a GPU if there is one.
+            timeout: seconds to wait for another writer.
+            device: where to search; None takes a GPU if there is one.
 
         Raises:
             MemoryError_: the folder holds something else, or a newer or damaged memory, or can't be read; or
@@ -81,17 +77,16 @@ class EditMemory:
 
     # -- changing
 
-    def add(
-        self, edits: Edit | Iterable[Edit], *, progress: Callable[[int, int], None] | None = None
-    ) -> Added:
+    def add(self, edits: Edit | Iterable[Edit], *, progress: Progress | None = None) -> Added:
         """Take in edits as one operation: all of them, or none.
 
-        An edit with the ref, the prompt, or the subject and relation of a live one supersedes it (also inside
-        one call: the later wins; see `memedit.memory.rules`). One that says just what a live one says is no new
-        edit. One whose statement is nearly that of another live edit is flagged as a possible conflict.
+        An edit with the ref, the prompt, or the subject and relation of a live one supersedes it, also inside
+        one call: the later wins (`memedit.memory.rules.supersedes`). One that says just what a live one says
+        is no new edit. One whose statement is nearly that of another live edit is flagged as a possible
+        conflict (`memedit.memory.rules.suspicious`), and both stay.
 
         Args:
-            progress: called with (edits encoded, edits given) while they are encoded.
+            progress: called with (edits encoded, edits to encode) while they are encoded.
 
         Raises:
             EditError: something given is no edit. EncoderMismatch: the memory is another encoder's.
@@ -101,15 +96,16 @@ class EditMemory:
         for place, edit in enumerate(given):
             if not isinstance(edit, Edit):
                 raise EditError(
-                    f"number {place + 1} of what was given is no Edit but {type(edit).__name__}; see Edit.from_dict"
+                    f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
+                    "make one with Edit.from_dict"
                 )
         self._live.prepare()
-        encoded = self._encode(given, progress)
+        encoded = self._vectors.of(given, progress)
         with self._store.writing() as db:
             change = Change(db, "add")
             outcome = [change.add(edit) for edit in given]
             if change.id:
-                self._keep_vectors(db, given, encoded)
+                self._vectors.keep(db, given, encoded)
         added = Added(
             ids=[id for id, _ in outcome],
             new=[id for id, new in outcome if new],
@@ -118,7 +114,8 @@ class EditMemory:
             conflicts=[],
             operation=change.id,
         )
-        added.conflicts.extend(self._suspected(added.new))
+        with self._store.reading() as db:
+            added.conflicts.extend(self._live.suspected(db, added.new))
         self._save_if_worth()
         return added
 
@@ -126,16 +123,17 @@ class EditMemory:
         """Change fields of a live edit; what it said before stays in its history.
 
         Raises:
-            EditError: no such field, or the edit can't be taken like that, or another live edit says it already.
+            EditError: no such field, or the edit can't be taken so, or another live edit says it already.
             MemoryError_: there is no such edit, or it isn't live.
         """
         bad = changes.keys() - {f.name for f in fields(Edit)}
         if bad:
             raise EditError(unknown("field", min(bad), (f.name for f in fields(Edit))))
-        edit = self._usable(self.get(id)).edit.updated(**changes)
-        encoded = self._encode([edit])
+        with self._store.reading() as db:
+            edit = reading.live_record(db, id).edit.updated(**changes)
+        encoded = self._vectors.of([edit])
         with self._store.writing() as db:
-            record = self._usable(self._found(reading.record(db, id), id))
+            record = reading.live_record(db, id)
             edit = record.edit.updated(**changes)
             if edit == record.edit:
                 return record
@@ -143,8 +141,8 @@ class EditMemory:
             if twin not in (None, id):
                 raise EditError(f"edit {twin} says that already; forget edit {id} if it is no longer wanted")
             Change(db, "update").update(record, edit)
-            self._keep_vectors(db, [edit], encoded)
-            return self._found(reading.record(db, id), id)
+            self._vectors.keep(db, [edit], encoded)
+            return reading.record(db, id)
 
     def forget(self, id: int) -> Record:
         """Take an edit out of use; its history stays. One that it superseded does not come back.
@@ -153,11 +151,11 @@ class EditMemory:
             MemoryError_: there is no such edit, or it is forgotten already.
         """
         with self._store.writing() as db:
-            record = self._found(reading.record(db, id), id)
+            record = reading.record(db, id)
             if record.status == "forgotten":
                 raise MemoryError_(f"edit {id} is forgotten already")
             Change(db, "forget").turn(record, "forgotten", "forget")
-            return self._found(reading.record(db, id), id)
+            return reading.record(db, id)
 
     def undo(self) -> Operation:
         """Take back the last operation that still stands (an import is one), and say which it was.
@@ -170,7 +168,7 @@ class EditMemory:
         with self._store.writing() as db:
             operation = writing.undo(db)
             last, _ = reading.last_operation(db)
-            self._keep_vectors(db, [record.edit for record in reading.without_vectors(db, last)], {})
+            self._vectors.keep(db, [record.edit for record in reading.without_vectors(db, last)], {})
         return operation
 
     # -- reading
@@ -182,7 +180,7 @@ class EditMemory:
             MemoryError_: there is none.
         """
         with self._store.reading() as db:
-            return self._found(reading.record(db, id), id)
+            return reading.record(db, id)
 
     def get_ref(self, ref: str) -> Record:
         """The edit with this ref; of several the live one, else the newest.
@@ -191,10 +189,7 @@ class EditMemory:
             MemoryError_: there is none.
         """
         with self._store.reading() as db:
-            record = reading.record_with_ref(db, ref)
-        if record is None:
-            raise MemoryError_(f"no edit has the ref {ref!r}; `memedit list` shows what is there")
-        return record
+            return reading.record_with_ref(db, ref)
 
     def history(self, id: int) -> builtins.list[Version]:
         """All that happened to one edit, oldest first.
@@ -203,7 +198,7 @@ class EditMemory:
             MemoryError_: there is no such edit.
         """
         with self._store.reading() as db:
-            self._found(reading.record(db, id), id)
+            reading.record(db, id)
             return reading.versions(db, id)
 
     def list(
@@ -279,7 +274,10 @@ class EditMemory:
     def near(
         self, queries: Sequence[str], vectors: np.ndarray, k: int = 8, at: str | datetime | None = None
     ) -> builtins.list[builtins.list[Near]]:
-        """For each query the k nearest live edits, and up to k whose subject or alias it names; best cosine first.
+        """For each query the k nearest live edits and up to k that it names.
+
+        Best cosine first. A query names an edit where the edit's subject, or an alias, stands in it
+        (`memedit.memory.rules.named_in`).
 
         Args:
             queries: texts. vectors: theirs, (n, dim), by the memory's encoder. at: the moment at which the
@@ -288,33 +286,9 @@ class EditMemory:
         Raises:
             EncoderMismatch: the vectors are of another length than the memory's.
         """
-        vectors = np.ascontiguousarray(vectors, np.float32)
         moment = instant(at)
         with self._store.reading() as db:
-            index = self._live.level(db)
-            if index is None or not len(index) or not len(queries):
-                return [[] for _ in queries]
-            if vectors.shape != (len(queries), index.dim):
-                raise EncoderMismatch(
-                    f"the vectors are of shape {vectors.shape}; for {len(queries)} queries of this memory it is "
-                    f"{(len(queries), index.dim)}: encode them with its own encoder, {self.get_meta('encoder_name')}"
-                )
-            hidden = reading.not_valid(db, moment)
-            _, found = index.search(vectors, k * index.oversampling, without=hidden)
-            named = [reading.named(db, named_in(text)) - hidden for text in queries]
-            wanted = [
-                {
-                    *ids.tolist(),
-                    *(self._live.best(vector, names, k * index.oversampling) if len(names) > k else names),
-                }
-                - {-1}
-                for ids, names, vector in zip(found, named, vectors, strict=True)
-            ]
-            rows = self._live.rows(db, set().union(*wanted))
-        return [
-            _ranked([rows[id] for id in ids if id in rows], vector, names, k)
-            for ids, vector, names in zip(wanted, vectors, named, strict=True)
-        ]
+            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, moment)
 
     # -- settings
 
@@ -325,14 +299,7 @@ class EditMemory:
         Raises:
             EncoderMismatch: the memory's vectors are another encoder's.
         """
-        encoder = self._loaded()
-        known = self.get_meta("encoder_fingerprint")
-        if known not in (None, encoder.fingerprint):
-            raise EncoderMismatch(
-                f"the memory at {self.path} was encoded by {self.get_meta('encoder_name')} ({known}), not by {encoder.name} "
-                f"({encoder.fingerprint}); open it with that one, or encode it anew with `memedit rebuild --encoder`"
-            )
-        return encoder
+        return self._vectors.encoder
 
     @property
     def default_method(self) -> str:
@@ -364,7 +331,7 @@ class EditMemory:
         patches.put(self._store, edit_id, key, method, data)
 
     def get_patch(self, key: str) -> bytes | None:
-        """The patch with this key; None where there is none, or its file is lost or damaged: prepare it again."""
+        """The patch with this key; None where there is none, or it is lost or damaged."""
         return patches.get(self._store, key)
 
     def patches(self, edit_id: int | None = None) -> builtins.list[dict[str, Any]]:
@@ -383,17 +350,15 @@ class EditMemory:
         with self._store.reading() as db:
             return health.problems(db, self._store.folder)
 
-    def rebuild(self, *, reencode: bool = False, progress: Callable[[int, int], None] | None = None) -> None:
-        """Make all that is derived anew from SQLite: the index, and the names and keys by which edits are found.
+    def rebuild(self, *, reencode: bool = False, progress: Progress | None = None) -> None:
+        """Make anew what is derived: the index, and the names and keys by which edits are found.
 
         Args:
             reencode: also encode every live edit with the encoder at hand, which becomes the memory's.
         """
         with self._store.writing() as db:
             if reencode:
-                edits = [record.edit for record in reading.records(db)]
-                encoder = self._loaded()
-                writing.reencode(db, encoder, _vectors(encoder, edits, progress))
+                self._vectors.reencode(db, progress)
             writing.relist(db)
         with self._store.reading() as db:
             self._live.rebuild(db)
@@ -429,57 +394,6 @@ class EditMemory:
 
     # -- parts
 
-    def _loaded(self) -> Encoder:
-        with self._loading:
-            if self._encoder is None:
-                self._encoder = _shipped_encoder()
-            elif isinstance(self._encoder, type) or not hasattr(self._encoder, "encode"):
-                self._encoder = cast(Callable[[], Encoder], self._encoder)()
-            return cast(Encoder, self._encoder)
-
-    def _encode(
-        self,
-        edits: Sequence[Edit],
-        progress: Callable[[int, int], None] | None = None,
-        db: Database | None = None,
-    ) -> dict[str, bytes]:
-        """Vectors, by content hash, of those edits that have none yet; the encoder is loaded if there are such."""
-        by_hash = {edit.content_hash: edit for edit in edits}
-        with nullcontext(db) if db is not None else self._store.reading() as source:
-            have = reading.hashes_with_vectors(source, builtins.list(by_hash))
-        missing = [edit for digest, edit in by_hash.items() if digest not in have]
-        return _vectors(self.encoder, missing, progress) if missing else {}
-
-    def _keep_vectors(self, db: Database, edits: Sequence[Edit], encoded: dict[str, bytes]) -> None:
-        """Write the vectors of edits that were just written; encodes what another process took away meanwhile."""
-        encoded = encoded | self._encode([edit for edit in edits if edit.content_hash not in encoded], db=db)
-        if encoded:
-            writing.put_encoder(db, self.encoder)
-            writing.put_vectors(db, encoded)
-
-    def _suspected(self, new: Sequence[int]) -> builtins.list[tuple[int, int, float]]:
-        """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each."""
-        with self._store.reading() as db:
-            index = self._live.level(db)
-            ids = reading.live_among(db, new)
-            if index is None or not ids:
-                return []
-            near = index.search(index.vectors(ids), _SUSPECTS + 1)
-            pairs = {
-                (max(id, other), min(id, other)): float(cosine)
-                for id, cosines, others in zip(ids, *near, strict=True)
-                for cosine, other in zip(cosines, others.tolist(), strict=True)
-                if other not in (id, -1) and cosine >= SUSPECT - 0.02  # an index of bytes is off by so much
-            }
-            rows = self._live.rows(db, {id for pair in pairs for id in pair})
-        found = []
-        for newer, older in sorted(pairs):
-            (a, ours), (b, theirs) = rows[newer], rows[older]
-            cosine = float(ours[0] @ theirs[0])
-            if suspicious(a.edit, b.edit, cosine):
-                found.append((newer, older, cosine))
-        return found
-
     def _save_if_worth(self) -> None:
         """The snapshot is a convenience: that it can't be written is nobody's concern now."""
         with suppress(MemoryError_):
@@ -487,48 +401,3 @@ class EditMemory:
                 with self._store.reading():
                     if self._live.worth_saving:
                         self._live.save()
-
-    def _found(self, record: Record | None, id: int) -> Record:
-        if record is None:
-            raise MemoryError_(f"there is no edit {id!r} in {self.path}; `memedit list` shows what is there")
-        return record
-
-    def _usable(self, record: Record) -> Record:
-        if record.status == "superseded":
-            raise MemoryError_(
-                f"edit {record.id} was superseded by edit {record.superseded_by}; change that one"
-            )
-        if record.status == "forgotten":
-            raise MemoryError_(f"edit {record.id} was forgotten; add it again")
-        return record
-
-
-def _vectors(
-    encoder: Encoder, edits: Sequence[Edit], progress: Callable[[int, int], None] | None = None
-) -> dict[str, bytes]:
-    """The edits' views, encoded, as bytes to keep, by content hash."""
-    found = {}
-    for start in range(0, len(edits), _BATCH):
-        some = edits[start : start + _BATCH]
-        texts = [text for edit in some for text in encoder.texts(edit)]
-        vectors = np.asarray(encoder.encode(texts)).reshape(len(some), -1)
-        found |= {edit.content_hash: reading.pack(row) for edit, row in zip(some, vectors, strict=True)}
-        if progress is not None:
-            progress(start + len(some), len(edits))
-    return found
-
-
-def _ranked(
-    rows: Sequence[tuple[Record, np.ndarray]], query: np.ndarray, named: set[int], k: int
-) -> builtins.list[Near]:
-    """The k nearest by exact cosine, and the k nearest of those that are named; the newer first among equals."""
-    near = [Near(record, float(vectors[0] @ query), record.id in named, vectors) for record, vectors in rows]
-    near.sort(key=lambda n: (-n.cosine, -n.record.id))
-    kept = {id(n) for n in near[:k]} | {id(n) for n in [n for n in near if n.named][:k]}
-    return [n for n in near if id(n) in kept]
-
-
-def _shipped_encoder() -> Encoder:
-    from memedit.scope import ScopeClassifier  # late: it imports more than `memedit list` needs
-
-    return ScopeClassifier.load()

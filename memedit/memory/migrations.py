@@ -36,8 +36,9 @@ def m001_first(db: Database) -> None:
             WHERE status = 'live' AND (valid_from IS NOT NULL OR valid_to IS NOT NULL)""",
         """CREATE TABLE versions (
             seq INTEGER PRIMARY KEY AUTOINCREMENT, edit INTEGER NOT NULL REFERENCES edits(id),
-            version INTEGER NOT NULL, operation INTEGER NOT NULL REFERENCES operations(id), action TEXT NOT NULL,
-            status TEXT NOT NULL, superseded_by INTEGER, hash TEXT NOT NULL, content TEXT NOT NULL)""",
+            version INTEGER NOT NULL, operation INTEGER NOT NULL REFERENCES operations(id),
+            action TEXT NOT NULL, status TEXT NOT NULL, superseded_by INTEGER, hash TEXT NOT NULL,
+            content TEXT NOT NULL)""",
         "CREATE UNIQUE INDEX versions_edit ON versions(edit, version)",
         "CREATE INDEX versions_operation ON versions(operation)",
         "CREATE TABLE keys (key TEXT, edit INTEGER, PRIMARY KEY (key, edit)) WITHOUT ROWID",

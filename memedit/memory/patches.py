@@ -40,7 +40,7 @@ def put(store: Store, edit_id: int, key: str, method: str, data: bytes) -> None:
             raise MemoryError_(
                 f"the patch {key} can't be written in {path.parent}: {error.strerror}"
             ) from error
-        db["patches"].insert(
+        db.table("patches").insert(
             {
                 "key": key,
                 "edit": edit_id,
@@ -74,7 +74,7 @@ def rows(store: Store, edit_id: int | None = None) -> list[dict[str, Any]]:
     """The rows of one edit, or of all."""
     where, values = ("edit = ?", [edit_id]) if edit_id is not None else (None, None)
     with store.reading() as db:
-        found = db["patches"].rows_where(
+        found = db.table("patches").rows_where(
             where, values, select="key, edit, method, size, at", order_by="at, key"
         )
         return list(found)

@@ -1,4 +1,4 @@
-"""What is read: rows of the store as `Record`, `Version` and `Operation`. Every function takes an open database."""
+"""What is read: rows of the store as `Record`, `Version`, `Operation`. All take an open database."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from sqlite_utils import Database
 
 from memedit.edit import Edit
+from memedit.errors import MemoryError_
 from memedit.memory import content
 from memedit.memory.records import Operation, Record, Version
 from memedit.memory.rules import supersedes
@@ -19,18 +20,48 @@ _RECORD = (
 _CHUNK = 500  # parameters of one statement; SQLite's own limit was 999 for long
 
 
-def record(db: Database, id: int) -> Record | None:
-    """The edit with this id."""
-    row = db.execute(f"SELECT {_RECORD} FROM edits WHERE id = ?", (id,)).fetchone()
-    return _record(row) if row else None
+def record(db: Database, id: int) -> Record:
+    """The edit with this id.
+
+    Raises:
+        MemoryError_: there is none.
+    """
+    row = (
+        db.execute(f"SELECT {_RECORD} FROM edits WHERE id = ?", (id,)).fetchone()
+        if isinstance(id, int)
+        else None
+    )
+    if row is None:
+        raise MemoryError_(f"there is no edit {id!r} in this memory; `memedit list` shows what there is")
+    return _record(row)
 
 
-def record_with_ref(db: Database, ref: str) -> Record | None:
-    """The edit with this ref; of several the live one, else the newest."""
+def live_record(db: Database, id: int) -> Record:
+    """The live edit with this id.
+
+    Raises:
+        MemoryError_: there is none, or it was superseded or forgotten.
+    """
+    found = record(db, id)
+    if found.status == "superseded":
+        raise MemoryError_(f"edit {id} was superseded by edit {found.superseded_by}; change that one")
+    if found.status == "forgotten":
+        raise MemoryError_(f"edit {id} was forgotten; add it again")
+    return found
+
+
+def record_with_ref(db: Database, ref: str) -> Record:
+    """The edit with this ref; of several the live one, else the newest.
+
+    Raises:
+        MemoryError_: there is none.
+    """
     row = db.execute(
         f"SELECT {_RECORD} FROM edits WHERE ref = ? ORDER BY status = 'live' DESC, id DESC LIMIT 1", (ref,)
     ).fetchone()
-    return _record(row) if row else None
+    if row is None:
+        raise MemoryError_(f"no edit has the ref {ref!r}; `memedit list` shows what there is")
+    return _record(row)
 
 
 def records(
@@ -92,18 +123,23 @@ def versions(db: Database, id: int) -> list[Version]:
     """An edit's history, oldest first."""
     rows = db.execute(
         "SELECT versions.edit, version, operation, action, operations.at, status, superseded_by, content "
-        "FROM versions JOIN operations ON operations.id = versions.operation WHERE versions.edit = ? ORDER BY version",
+        "FROM versions JOIN operations ON operations.id = versions.operation "
+        "WHERE versions.edit = ? ORDER BY version",
         (id,),
     )
-    return [Version(*row[:7], content.loads(row[7])) for row in rows]
+    return [
+        Version(edit, version, operation, action, at, status, by, content.loads(text))
+        for edit, version, operation, action, at, status, by, text in rows
+    ]
 
 
 def records_at(db: Database, at: str) -> list[Record]:
     """The edits that were live at a moment, as they were then."""
     last = db.execute("SELECT max(id) FROM operations WHERE at <= ?", (at,)).fetchone()[0] or 0
     rows = db.execute(
-        "SELECT v.edit, v.content, v.version, v.status, edits.added, operations.at, v.superseded_by FROM versions v "
-        "JOIN (SELECT edit, max(version) AS version FROM versions WHERE operation <= ? GROUP BY edit) USING (edit, version) "
+        "SELECT v.edit, v.content, v.version, v.status, edits.added, operations.at, v.superseded_by "
+        "FROM versions v JOIN (SELECT edit, max(version) AS version FROM versions WHERE operation <= ? "
+        "GROUP BY edit) USING (edit, version) "
         "JOIN edits ON edits.id = v.edit JOIN operations ON operations.id = v.operation "
         "WHERE v.status = 'live' ORDER BY v.edit",
         (last,),
@@ -112,7 +148,8 @@ def records_at(db: Database, at: str) -> list[Record]:
 
 
 _OPERATION = (
-    "SELECT o.id, o.kind, o.at, (SELECT count(DISTINCT edit) FROM versions WHERE operation = o.id), o.undoes, "
+    "SELECT o.id, o.kind, o.at, "
+    "(SELECT count(DISTINCT edit) FROM versions WHERE operation = o.id), o.undoes, "
     "EXISTS (SELECT 1 FROM operations u WHERE u.undoes = o.id) FROM operations o "
 )
 
@@ -170,7 +207,7 @@ def with_vectors(db: Database, ids: Sequence[int], dim: int) -> Iterator[tuple[R
 
 
 def without_vectors(db: Database, operation: int = 0) -> list[Record]:
-    """Live edits, changed in this operation or later, whose content the memory's present encoder never saw."""
+    """Live edits, changed in this operation or later, whose content the present encoder never saw."""
     sql = (
         f"SELECT {_RECORD} FROM edits WHERE status = 'live' AND hash NOT IN (SELECT hash FROM vectors) "
         "AND id IN (SELECT edit FROM versions WHERE operation >= ?)"
@@ -180,7 +217,10 @@ def without_vectors(db: Database, operation: int = 0) -> list[Record]:
 
 def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) int64 and first views (n, dim) float32 of the live edits, or of those among `ids`."""
-    sql = "SELECT edits.id, vectors.data FROM vectors JOIN edits ON edits.hash = vectors.hash WHERE edits.status = 'live'"
+    sql = (
+        "SELECT edits.id, vectors.data FROM vectors JOIN edits ON edits.hash = vectors.hash "
+        "WHERE edits.status = 'live'"
+    )
     rows = db.execute(sql) if ids is None else _chunked(db, sql + " AND edits.id IN ({})", ids)
     found, blobs, width = [], bytearray(), 2 * dim
     for id, data in rows:

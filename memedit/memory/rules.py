@@ -1,4 +1,4 @@
-"""When one edit takes another's place, when two may contradict each other, and by which names an edit is found."""
+"""When an edit takes another's place, when two may contradict each other, by which names one is found."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def supersedes(new: Edit, old: Edit) -> bool:
 def suspicious(new: Edit, old: Edit, cosine: float) -> bool:
     """Whether two live edits may contradict each other.
 
-    They may when their statements are nearly one (cosine >= `SUSPECT`), neither names a subject that the other
-    doesn't know, their targets differ where both have one, and they hold at one time.
+    They may when their statements are nearly one (cosine >= `SUSPECT`), they share a name of their subjects
+    or one has no subject, their targets differ where both have one, and there is a time at which both hold.
     """
     if cosine < SUSPECT or not _overlap(new, old):
         return False

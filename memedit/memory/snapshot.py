@@ -1,8 +1,9 @@
 """One file with an index in it, and at its end what it is an index of.
 
-The file is the index's own bytes (``faiss.read_index`` reads it), then a JSON trailer, the trailer's length and
-a magic word. A file that is cut short, changed by a bit, or of another memory, encoder or history is as good as
-none: `load` says None and the index is made again from SQLite, which is the truth.
+The file is the index's own bytes (``faiss.read_index`` reads it), then a JSON trailer, the trailer's length
+and a magic word. A file that is cut short or changed by a bit is as good as none: `load` says None, and the
+index is made again from SQLite, which is the truth. So is one of another memory, encoder or history, which
+its `Mark` tells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The SQLite file of a memory: how it is opened, read and written, and what its errors mean.
 
 One connection reads and another writes, so that threads that read never wait for one that waits to write.
-What the rows mean is the business of `memedit.memory.writing` (writing) and `memedit.memory.reading` (reading).
+What the rows mean is the business of `memedit.memory.reading` and `memedit.memory.writing`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from memedit.errors import MemoryBusy, MemoryError_
 from memedit.memory.migrations import SCHEMA, migrations
 
 FILE = "memory.db"
+_WAL_KEPT = 1 << 24  # bytes that the write-ahead log keeps after a bulk write was taken over
 
 
 class Store:
@@ -75,7 +76,8 @@ class Store:
             raise MemoryError_(f"{self.folder} can't be read: {error.strerror}") from None
         if inside:
             raise MemoryError_(
-                f"{self.folder} is no memory: it holds {inside[0]!r} but no {FILE}; nothing was touched, name another folder"
+                f"{self.folder} is no memory: it holds {inside[0]!r} but no {FILE}; "
+                "nothing was touched, name another folder"
             )
         if not create:
             raise MemoryError_(
@@ -117,7 +119,7 @@ class Store:
         return Database(connection, recursive_triggers=False, execute_plugins=False)
 
     def _settle(self, create: bool) -> None:
-        """Check that this is a memory of a schema that we know; make or migrate it where it may be written."""
+        """Check that this is a memory, of a schema that we know; make or migrate it where that is allowed."""
         tables = set(self._reader.table_names())
         if not tables and not create:
             raise MemoryError_(
@@ -132,8 +134,8 @@ class Store:
             written = max(applied, int(self.meta("schema_version") or 0))
             if written > SCHEMA:
                 raise MemoryError_(
-                    f"the memory at {self.folder} was made by a newer memedit (schema {written}, this one knows {SCHEMA}); "
-                    "update with `pip install -U memedit`"
+                    f"the memory at {self.folder} was made by a newer memedit "
+                    f"(schema {written}, this one knows {SCHEMA}); update with `pip install -U memedit`"
                 )
         if tables and not migrations.pending(self._reader):
             return
@@ -150,7 +152,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
-        """The database as it is now, and the same until the block ends; one thread at a time, blocks may nest."""
+        """The database as it is now, the same until the block ends; one thread at a time, blocks may nest."""
         with self._lock, self._said():
             self._check_open()
             if self._reader.conn.in_transaction:
@@ -199,6 +201,7 @@ class Store:
             self._writer.execute("PRAGMA journal_mode = WAL")
             self._writer.execute("PRAGMA synchronous = FULL")
             self._writer.execute("PRAGMA foreign_keys = ON")
+            self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
         return self._writer
 
     def meta(self, key: str) -> str | None:
@@ -242,8 +245,8 @@ class Store:
 
     def _busy(self) -> str:
         return (
-            f"the memory at {self.folder} is being written by another process or thread and was not free within "
-            f"{self.timeout:g} s; nothing was changed, try again"
+            f"the memory at {self.folder} is being written by another process or thread and was not free "
+            f"within {self.timeout:g} s; nothing was changed, try again"
         )
 
     @contextmanager

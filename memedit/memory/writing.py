@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import cast
 
 from sqlite_utils import Database
 
@@ -15,9 +16,18 @@ from memedit.memory.reading import live_twin, operation_with, records, rivals
 from memedit.memory.records import Action, Encoder, Operation, OperationKind, Record, Status
 from memedit.memory.rules import name_keys
 
+_EDIT = (
+    "version", "status", "superseded_by", "added", "changed", "hash", "subject", "source", "method", "ref",
+    "tags", "valid_from", "valid_to", "content",
+)  # fmt: skip
+_PUT_EDIT = (
+    f"INSERT INTO edits (id, {', '.join(_EDIT)}) VALUES (:id, {', '.join(f':{name}' for name in _EDIT)}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _EDIT)}"
+)
+
 
 class Change:
-    """One operation being written. It is recorded at its first change: one that changes nothing leaves no trace.
+    """One operation being written, recorded at its first change: one that changes nothing leaves no trace.
 
     Args:
         db: inside a transaction. kind: of the operation. undoes: of an undo, what it takes back.
@@ -30,7 +40,7 @@ class Change:
         self.superseded: list[tuple[int, int]] = []
 
     def begin(self) -> int:
-        """Record the operation, if it isn't yet. Its time is after the last one's even where clocks go backwards."""
+        """Record the operation, if it isn't yet; its time is after the last one's, also if clocks go back."""
         if not self.id:
             last = self.db.execute("SELECT at FROM operations ORDER BY id DESC LIMIT 1").fetchone()
             self.at = content.instant(None)
@@ -79,12 +89,10 @@ class Change:
                 "ORDER BY version DESC LIMIT 1",
                 (id, target),
             ).fetchone()
-            status, by, text = before or (
-                "forgotten",
-                None,
-                text,
-            )  # an edit that wasn't there yet leaves again
-            self._write(id, version + 1, content.loads(text), status, by, "undo", added)
+            if before is None:  # an edit that wasn't there yet leaves again
+                before = ("forgotten", None, text)
+            status, by, text = before
+            self._write(id, version + 1, content.loads(text), cast(Status, status), by, "undo", added)
 
     def _supersede(self, edit: Edit, by: int, besides: int | None = None) -> None:
         for record in rivals(self.db, edit):
@@ -102,16 +110,25 @@ class Change:
         """The edit's newest state, into all tables that hold it."""
         text, digest = content.dumps(edit), edit.content_hash
         self.db.execute(
-            "INSERT INTO edits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-            "version = excluded.version, status = excluded.status, superseded_by = excluded.superseded_by, "
-            "changed = excluded.changed, hash = excluded.hash, subject = excluded.subject, source = excluded.source, "
-            "method = excluded.method, ref = excluded.ref, tags = excluded.tags, valid_from = excluded.valid_from, "
-            "valid_to = excluded.valid_to, content = excluded.content",
-            (
-                id, version, status, by, added, self.at, digest, edit.subject, edit.source, edit.method, edit.ref,
-                tagged(edit.tags), edit.valid_from, edit.valid_to, text,
-            ),
-        )  # fmt: skip
+            _PUT_EDIT,
+            {
+                "id": id,
+                "version": version,
+                "status": status,
+                "superseded_by": by,
+                "added": added,
+                "changed": self.at,
+                "hash": digest,
+                "subject": edit.subject,
+                "source": edit.source,
+                "method": edit.method,
+                "ref": edit.ref,
+                "tags": tagged(edit.tags),
+                "valid_from": edit.valid_from,
+                "valid_to": edit.valid_to,
+                "content": text,
+            },
+        )
         self.db.execute(
             "INSERT INTO versions (edit, version, operation, action, status, superseded_by, hash, content) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -173,7 +190,7 @@ def put_meta(db: Database, key: str, value: str) -> None:
 
 
 def reencode(db: Database, encoder: Encoder, vectors: Mapping[str, bytes]) -> None:
-    """Put new vectors in the place of all there are; what isn't among them is encoded when it is live again."""
+    """Put new vectors in the place of all; what isn't among them is encoded when it is live again."""
     db.execute("DELETE FROM vectors")
     db.execute("DELETE FROM meta WHERE key LIKE 'encoder!_%' ESCAPE '!'")
     put_encoder(db, encoder)
