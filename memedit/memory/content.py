@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from memedit.edit import Edit
-from memedit.errors import EditError
+from memedit.errors import EditError, MemoryError_
 
 _DEFAULTS: dict[str, Any] = {
     f.name: f.default if f.default is not MISSING else None for f in fields(Edit) if f.name != "extra"
@@ -38,8 +38,16 @@ def loads(text: str) -> Edit:
     """The edit of a row.
 
     It was checked when it came in, and is not again: rules that have become stricter since must not hide it.
+
+    Raises:
+        MemoryError_: the row is damaged.
     """
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except ValueError:
+        raise MemoryError_(
+            f"a row of the memory is damaged ({text[:40]!r}); `memedit doctor` says more"
+        ) from None
     edit: Edit = object.__new__(Edit)
     for name, default in _DEFAULTS.items():
         value = data.get(name, default)

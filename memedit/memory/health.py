@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
+from memedit.errors import MemoryError_
 from memedit.memory import reading, snapshot
 from memedit.memory.patches import FOLDER, path_of
 from memedit.memory.rules import name_keys
@@ -47,7 +49,13 @@ def stats(db: Database, folder: Path) -> dict[str, Any]:
 
 def problems(db: Database, folder: Path) -> list[str]:
     """One sentence for everything that isn't as it must be."""
-    return [*_database(db), *_edits(db), *_patches(db, folder), *_snapshots(db, folder)]
+    found = []
+    for part in (_database(db), _edits(db), _patches(db, folder), _snapshots(db, folder)):
+        try:
+            found.extend(part)
+        except (MemoryError_, sqlite3.DatabaseError) as error:  # too damaged to be looked at further
+            found.append(str(error))
+    return found
 
 
 def _database(db: Database) -> Iterator[str]:

@@ -315,7 +315,13 @@ class EditMemory:
         return self._store.meta(key)
 
     def set_meta(self, key: str, value: str) -> None:
-        """Keep a setting with the memory. It is no operation: undo passes it by."""
+        """Keep a setting with the memory. It is no operation: undo passes it by.
+
+        Raises:
+            MemoryError_: the key is one by which the memory knows itself.
+        """
+        if key in ("memory", "schema_version") or key.startswith("encoder_"):
+            raise MemoryError_(f"{key} is the memory's own; take another name for a setting")
         with self._store.writing() as db:
             writing.put_meta(db, key, value)
 

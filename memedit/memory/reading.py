@@ -26,11 +26,8 @@ def record(db: Database, id: int) -> Record:
     Raises:
         MemoryError_: there is none.
     """
-    row = (
-        db.execute(f"SELECT {_RECORD} FROM edits WHERE id = ?", (id,)).fetchone()
-        if isinstance(id, int)
-        else None
-    )
+    possible = isinstance(id, int) and 0 < id < 1 << 63
+    row = db.execute(f"SELECT {_RECORD} FROM edits WHERE id = ?", (id,)).fetchone() if possible else None
     if row is None:
         raise MemoryError_(f"there is no edit {id!r} in this memory; `memedit list` shows what there is")
     return _record(row)

@@ -42,7 +42,7 @@ def save(path: Path, payload: bytes, mark: Mark) -> None:
     Raises:
         OSError: the folder can't be written, or the disk is full.
     """
-    trailer = json.dumps({**asdict(mark), "sha256": hashlib.sha256(payload).hexdigest()}).encode()
+    trailer = json.dumps({"mark": asdict(mark), "sha256": _digest(payload, mark)}).encode()
     write_durably(path, payload, trailer, _TAIL.pack(len(trailer), _MAGIC))
 
 
@@ -55,12 +55,16 @@ def load(path: Path) -> tuple[bytes, Mark] | None:
         if magic != _MAGIC or end < 0:
             return None
         trailer = json.loads(data[end : -_TAIL.size])
-        payload = data[:end]
-        if hashlib.sha256(payload).hexdigest() != trailer.pop("sha256"):
-            return None
-        return payload, Mark(**trailer)
+        payload, mark = data[:end], Mark(**trailer["mark"])
+        return (payload, mark) if trailer["sha256"] == _digest(payload, mark) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
         return None
+
+
+def _digest(payload: bytes, mark: Mark) -> str:
+    digest = hashlib.sha256(payload)
+    digest.update(json.dumps(asdict(mark)).encode())
+    return digest.hexdigest()
 
 
 def write_durably(path: Path, *parts: bytes) -> None:
