@@ -30,10 +30,11 @@ def supersedes(new: Edit, old: Edit) -> bool:
 def suspicious(new: Edit, old: Edit, cosine: float) -> bool:
     """Whether two live edits may contradict each other.
 
-    They may when their statements are nearly one (cosine >= `SUSPECT`), they share a name of their subjects
-    or one has no subject, their targets differ where both have one, and there is a time at which both hold.
+    They may when their statements are nearly one (cosine >= `SUSPECT`, or alike but for how they end), they
+    share a name of their subjects or one has no subject, their targets differ where both have one, and there
+    is a time at which both hold.
     """
-    if cosine < SUSPECT or not _overlap(new, old):
+    if not _overlap(new, old) or (cosine < SUSPECT and not _end_differently(new.statement, old.statement)):
         return False
     if new.target and old.target and _folded(new.target) == _folded(old.target):
         return False
@@ -71,6 +72,13 @@ def named_in(text: str) -> set[str]:
     """Every run of one to `NAME_WORDS` words of a text, in the form of `name_keys`."""
     parts = [word.folded for word in words(text)]
     return {run for start in range(len(parts)) for run in accumulate(parts[start : start + NAME_WORDS])}
+
+
+def _end_differently(one: str, other: str) -> bool:
+    """Whether two sentences begin with the same words, more than half of each: "The head of Acme is Ann" and "... is Bo"."""
+    a, b = _folded(one).split(), _folded(other).split()
+    shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return 2 * shared > max(len(a), len(b))
 
 
 def _folded(text: str | None) -> str:

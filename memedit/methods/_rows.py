@@ -59,6 +59,7 @@ class _Batch:
     owner: AppliedModel
     context: list[list[int]]
     patches: list[RowPatch | None]
+    width: int = 0  # of the context as spliced in
     hidden: Tensor | None = None  # (rows,) column of a row's own BOS, which the spliced one replaces; -1: none
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -132,18 +133,21 @@ class AppliedModel:
             return None
         kwargs = dict(kwargs)
         ids: Tensor = kwargs["input_ids"]
+        cache = kwargs.get("past_key_values")
+        past = cache.get_seq_length() if cache is not None else 0
+        first = past == 0
         mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask
+        if mask is None:  # `generate` leaves a mask of ones out
+            mask = torch.ones(ids.shape[0], ids.shape[1] + (0 if first else past - batch.width), dtype=torch.long, device=ids.device)
         if mask.dim() != 2:
             raise ModelError("a stated fact needs a cache that grows: leave cache_implementation out (static caches are not served)")
-        cache = kwargs.get("past_key_values")
-        first = cache is None or cache.get_seq_length() == 0
         bos = self.base.tokenizer.bos_token_id
         rows = ids.shape[0] // len(batch.context)  # beams and num_return_sequences repeat each row
         if first:
             batch.hidden = _own_bos(ids, mask, bos)
             self._check_length(batch, mask)
         context, context_mask = self._padded(batch, rows, ids)
+        batch.width = context.shape[1]
         hidden = batch.hidden
         assert hidden is not None
         mask = mask.clone()

@@ -1,0 +1,25 @@
+"""The `memedit` command. Each module holds the commands of one purpose; heavy imports happen inside them.
+
+    edits.py     add-fact, import, export, update, forget, undo
+    look.py      list, show, search, history, stats
+    ask.py       ask, route, generate, demo
+    upkeep.py    doctor, rebuild, methods, bench, eval, train
+"""
+
+from __future__ import annotations
+
+from memedit.cli._group import main
+from memedit.cli.ask import ask, demo, generate, route
+from memedit.cli.edits import add_fact, export, forget, import_, undo, update
+from memedit.cli.look import history, list_, search, show, stats
+from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
+
+for command in (
+    add_fact, import_, export, update, forget, undo,
+    list_, show, search, history, stats,
+    ask, route, generate, demo,
+    doctor, rebuild, methods, bench, eval_, train,
+):  # fmt: skip
+    main.add_command(command)
+
+__all__ = ["main"]

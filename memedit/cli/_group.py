@@ -1,0 +1,210 @@
+"""What all commands share: the group with its error line, the common options, printing and progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from memedit import __version__
+from memedit.errors import DataError, MemeditError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from memedit.memory import EditMemory, Record
+
+DEFAULT_MEMORY = "indexes/default"
+Callback = Callable[[int, int], None]
+
+
+class Commands(click.Group):
+    """Prints an expected error as one line and exits with 1; a traceback only with --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (MemeditError, OSError, KeyboardInterrupt) as error:
+            if ctx.params.get("debug"):
+                raise
+            fail(error)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # a fault of ours: still one line, and how to learn more
+            if ctx.params.get("debug"):
+                raise
+            fail(f"unexpected {type(error).__name__}: {error}; run `memedit --debug ...` for the traceback, and please report it")
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
+            if near:
+                error.message += f" Did you mean {' or '.join(near)}?"
+            raise
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="memedit")
+@click.option("--debug", is_flag=True, envvar="MEMEDIT_DEBUG", help="Show a traceback when something fails.")
+def main(debug: bool) -> None:
+    """Change what a language model says, without changing its weights.
+
+    Add a fact; from then on the right questions get the new answer, and nothing else changes.
+
+    \b
+    Examples:
+      memedit add-fact "The capital of France is Lyon." --target Lyon --subject France
+      memedit ask "What is the capital of France?"
+      memedit undo
+    """
+
+
+def fail(error: BaseException | str) -> NoReturn:
+    """One line on standard error, exit status 1."""
+    if isinstance(error, KeyboardInterrupt):
+        error = "stopped; what was acknowledged is kept"
+    elif isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror or error}"
+    click.echo(f"error: {error}", err=True)
+    sys.exit(1)
+
+
+# --- options that several commands take -------------------------------------------------------------------------
+
+memory_option = click.option(
+    "--memory",
+    "-m",
+    "memory",
+    envvar="MEMEDIT_MEMORY",
+    default=DEFAULT_MEMORY,
+    show_default=True,
+    show_envvar=True,
+    metavar="DIR",
+    help="The memory's folder.",
+)
+model_option = click.option(
+    "--model",
+    envvar="MEMEDIT_MODEL",
+    default="base",
+    show_default=True,
+    show_envvar=True,
+    metavar="NAME_OR_DIR",
+    help="The base model: a folder, a hub name, or the shipped base.",
+)
+method_option = click.option("--method", metavar="NAME", help="Use this editing method (see `memedit methods`).")
+device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU is used where there is one.")
+false_fire_option = click.option(
+    "--false-fire-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Share of unrelated questions that may fire an edit; lower is stricter.  [default: 0.005]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@contextmanager
+def opened(path: str, **options: Any) -> Iterator[EditMemory]:
+    """The memory at `path`, closed afterwards."""
+    from memedit.memory import EditMemory
+
+    with EditMemory.open(path, **options) as memory:
+        yield memory
+
+
+def existing(path: str, **options: Any) -> Any:
+    """As `opened`, for commands that only make sense on a memory that is there already."""
+    return opened(path, create=False, **options)
+
+
+def find(memory: EditMemory, name: str) -> Record:
+    """A record by its id or by the user's own ref."""
+    return memory.get(int(name)) if name.isdecimal() else memory.get_ref(name)
+
+
+# --- printing ---------------------------------------------------------------------------------------------------
+
+
+def console() -> Console:
+    """Where tables for people go; wide when it is no terminal, so that nothing is cut in a pipe."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def print_table(columns: list[str], rows: list[list[Any]], title: str | None = None) -> None:
+    """A table for people; a column whose header ends in '#' is set flush right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console().print(table)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callback]:
+    """A bar on standard error that appears when the work has a size; call it with (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
+
+
+def read_json_lines(source: str, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a JSON-lines file ("-" for standard input); every object has `key`, a text.
+
+    Raises:
+        DataError: names the line and what is wrong with it.
+    """
+    with click.open_file(source, encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    data = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{source} line {number}: not JSON ({error.msg} at column {error.colno})") from None
+                if not isinstance(data, dict) or not isinstance(data.get(key), str) or not data[key].strip():
+                    raise DataError(f'{source} line {number}: needs {{"{key}": "..."}} with a text that is not empty')
+                yield number, data
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def write_json_lines(target: str, rows: list[dict[str, Any]]) -> None:
+    """All rows or none: a file is written beside and moved into place; "-" prints."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if target == "-":
+        click.echo(text, nl=False)
+        return
+    path = Path(target)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,257 @@
+"""Commands that change a memory: add-fact, import, export, update, forget, undo. None of them loads the base model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memedit.cli._group import existing, find, json_option, memory_option, opened, print_json, progress, write_json_lines
+from memedit.edit import Edit
+from memedit.errors import DataError, EditError
+from memedit.methods import method_info
+
+if TYPE_CHECKING:
+    from memedit.memory import Added, EditMemory
+
+# The fields of an edit as flags, for add-fact and update.
+_FIELDS = (
+    click.option("--prompt", help='What is asked, e.g. "The capital of France is".'),
+    click.option("--target", help="The new answer. With a sentence, the words it ends with."),
+    click.option("--subject", help="The entity that the fact is about, as the prompt names it."),
+    click.option("--subject-alias", "subject_aliases", multiple=True, help="Another name of the subject (repeatable)."),
+    click.option("--target-alias", "target_aliases", multiple=True, help="Another right spelling of the target (repeatable)."),
+    click.option("--old", help="The answer before the edit."),
+    click.option("--relation", help='The relation, e.g. "capital"; with the subject it decides what is superseded.'),
+    click.option("--method", help="The editing method for this edit (see `memedit methods`)."),
+    click.option("--source", help="Where the fact comes from."),
+    click.option("--author", help="Who adds it."),
+    click.option("--tag", "tags", multiple=True, help="A label (repeatable)."),
+    click.option("--ref", help="Your own id for the edit; a later edit with the same ref supersedes it."),
+    click.option("--valid-from", help="When the fact begins to hold, e.g. 2027-01-01."),
+    click.option("--valid-to", help="When it ceases to hold."),
+)
+
+
+def _edit_options(command: Any) -> Any:
+    for option in reversed(_FIELDS):
+        command = option(command)
+    return command
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, ())}
+
+
+def split_sentence(sentence: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an edit given as a sentence; a target that the sentence ends with splits it into prompt and target.
+
+    Raises:
+        EditError: the sentence does not end with the target, or a prompt was given too.
+    """
+    if fields.get("prompt"):
+        raise EditError("give the fact as a sentence or as --prompt and --target, not both")
+    fields = {**fields, "statement": sentence}
+    target = fields.get("target")
+    if not target:
+        if fields.get("subject") and fields["subject"].casefold() not in sentence.casefold():
+            raise EditError(f"the sentence does not name its subject {fields['subject']!r}")
+        return fields
+    body = sentence.strip().rstrip(".!").rstrip()
+    if not body.casefold().endswith(target.strip().casefold()) or len(body) <= len(target.strip()):
+        raise EditError(f"the sentence does not end with the target {target!r}; give --prompt and --target instead")
+    return {**fields, "prompt": body[: len(body) - len(target.strip())].strip(), "target": body[-len(target.strip()) :]}
+
+
+@click.command("add-fact")
+@click.argument("sentence", required=False)
+@_edit_options
+@memory_option
+@json_option
+def add_fact(sentence: str | None, memory: str, as_json: bool, **fields: Any) -> None:
+    """Add one fact to the memory; from then on it is known.
+
+    \b
+    Examples:
+      memedit add-fact "The capital of France is Lyon."
+      memedit add-fact "The capital of France is Lyon." --target Lyon --subject France
+      memedit add-fact --prompt "Who leads Acme?" --target "Ada Park" --subject Acme --source memo-12
+    """
+    given = _given(fields)
+    if sentence is not None and not sentence.strip():
+        raise EditError('the fact is empty; give a sentence, such as "The capital of France is Lyon."')
+    if sentence is None and not given.get("prompt"):
+        raise click.UsageError('give a sentence ("The capital of France is Lyon."), or --prompt and --target')
+    edit = Edit(**(given if sentence is None else split_sentence(sentence, given)))
+    if edit.method:
+        method_info(edit.method)
+    with opened(memory) as m:
+        added = m.add(edit)
+        if as_json:
+            print_json(_added_dict(m, added))
+        else:
+            _say_added(m, added)
+
+
+def _added_dict(memory: EditMemory, added: Added) -> dict[str, Any]:
+    return {
+        "ids": added.ids,
+        "new": added.new,
+        "superseded": [{"old": old, "new": new} for old, new in added.superseded],
+        "duplicates": added.duplicates,
+        "conflicts": [{"new": new, "old": old, "similarity": round(score, 4)} for new, old, score in added.conflicts],
+        "edits": len(memory),
+    }
+
+
+def _say_added(memory: EditMemory, added: Added) -> None:
+    for i in added.ids:
+        statement = memory.get(i).edit.statement
+        click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} says so already: {statement}")
+    for old, new in added.superseded:
+        click.echo(f"  supersedes edit {old}: {memory.get(old).edit.statement}  (`memedit undo` brings it back)")
+    for _new, old, score in added.conflicts:
+        click.echo(
+            f"  possible conflict with edit {old}: {memory.get(old).edit.statement}  (similarity {score:.2f}; "
+            f"both stay, the newer wins; `memedit forget {old}` drops the other)"
+        )
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--skip-bad", is_flag=True, help="Leave out what can't be taken (each is named), and take the rest.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take the first so many records only.")
+@click.option("--tag", "tags", multiple=True, help="Label all edits of this import (repeatable).")
+@click.option("--source", help="Where they come from.  [default: the file's name]")
+@memory_option
+@json_option
+def import_(
+    file: str, skip_bad: bool, limit: int | None, tags: tuple[str, ...], source: str | None, memory: str, as_json: bool
+) -> None:
+    """Import edits: JSON lines with prompt and target or statement, or a CounterFact file.
+
+    All or nothing: a bad line is named and nothing is taken, unless --skip-bad. One import is one
+    operation: `memedit undo` takes all of it back. Unknown keys are kept and exported again.
+
+    \b
+    Examples:
+      memedit import indexes/example.jsonl
+      memedit import counterfact.json --limit 1000 --memory indexes/counterfact
+      cat facts.jsonl | memedit import - --skip-bad
+    """
+    from memedit.data import read_edits
+
+    edits, bad = read_edits(file, limit=limit)
+    if bad and not skip_bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise DataError(f"{file} {bad[0]}{more}; nothing was imported: mend it, or use --skip-bad to take the rest")
+    extra = _given({"source": source})
+    edits = [e.updated(tags=(*e.tags, *tags), **({"source": e.source or source} if extra else {})) for e in edits]
+    for name in {e.method for e in edits if e.method}:
+        method_info(name)
+    if not edits:
+        raise DataError(f"{file} holds no edit that can be taken")
+    with opened(memory) as m, progress("encoding") as bar:
+        added = m.add(edits, progress=bar)
+        total = len(m)
+    for problem in bad:
+        click.echo(f"skipped {problem}", err=True)
+    summary = {
+        "new": len(added.new),
+        "superseded": len(added.superseded),
+        "duplicates": len(added.duplicates),
+        "conflicts": len(added.conflicts),
+        "skipped": len(bad),
+        "edits": total,
+    }
+    if as_json:
+        print_json({**summary, "bad": bad})
+        return
+    parts = [f"{summary['new']} new"]
+    parts += [f"{summary[k]} {w}" for k, w in (("superseded", "superseding older ones"), ("duplicates", "known already"), ("conflicts", "possible conflicts"), ("skipped", "skipped")) if summary[k]]  # fmt: skip
+    click.echo(f"imported {file}: {', '.join(parts)}; the memory holds {total:,} edits")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@memory_option
+@click.option("--tag", help="Only edits with this tag.")
+@click.option("--all", "everything", is_flag=True, help="Superseded and forgotten edits too, each with its status.")
+def export(file: str, memory: str, tag: str | None, everything: bool) -> None:
+    """Write the live edits as JSON lines that `import` reads.
+
+    \b
+    Examples:
+      memedit export facts.jsonl
+      memedit export - --tag geography | head
+    """
+    with existing(memory) as m:
+        records = m.list(tag=tag, status="all" if everything else "live")
+    rows = [{**r.edit.to_dict(), **({"status": r.status} if everything else {})} for r in records]
+    write_json_lines(file, rows)
+    if file != "-":
+        click.echo(f"exported {len(rows):,} edits to {file}")
+
+
+@click.command()
+@click.argument("id_or_ref")
+@click.option("--statement", help="The fact as one sentence.")
+@_edit_options
+@memory_option
+@json_option
+def update(id_or_ref: str, statement: str | None, memory: str, as_json: bool, **fields: Any) -> None:
+    """Change some fields of an edit; the former version stays in its history.
+
+    \b
+    Example:
+      memedit update 3 --target Marseille --tag checked
+    """
+    changes = _given({"statement": statement, **fields})
+    if not changes:
+        raise click.UsageError("nothing to change: give at least one field, such as --target")
+    if changes.get("method"):
+        method_info(changes["method"])
+    with existing(memory) as m:
+        record = m.update(find(m, id_or_ref).id, **changes)
+        if as_json:
+            print_json({"id": record.id, "version": record.version, "edit": record.edit.to_dict()})
+        else:
+            click.echo(f"edit {record.id} (version {record.version}): {record.edit.statement}")
+
+
+@click.command()
+@click.argument("id_or_ref")
+@memory_option
+@json_option
+def forget(id_or_ref: str, memory: str, as_json: bool) -> None:
+    """Take an edit out of use; its history stays, and `memedit undo` brings it back.
+
+    \b
+    Example:
+      memedit forget 3
+    """
+    with existing(memory) as m:
+        record = m.forget(find(m, id_or_ref).id)
+        if as_json:
+            print_json({"id": record.id, "status": record.status})
+        else:
+            click.echo(f"forgot edit {record.id}: {record.edit.statement}")
+
+
+@click.command()
+@memory_option
+@json_option
+def undo(memory: str, as_json: bool) -> None:
+    """Take back the last operation (an import is one); again, the one before it.
+
+    \b
+    Example:
+      memedit undo
+    """
+    with existing(memory) as m:
+        operation = m.undo()
+        if as_json:
+            print_json({"undone": {"operation": operation.id, "kind": operation.kind, "at": operation.at}, "edits": len(m)})
+        else:
+            what = f"{operation.kind} of {operation.edits:,} edit{'s' * (operation.edits != 1)}"
+            click.echo(f"undone: the {what} at {operation.at[:19]} UTC; the memory holds {len(m):,} live edits")

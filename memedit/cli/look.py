@@ -1,0 +1,136 @@
+"""Commands that look into a memory: list, show, search, history, stats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from memedit.cli._group import existing, find, json_option, memory_option, print_json, print_table
+
+
+@click.command("list")
+@click.option("--tag", help="Only edits with this tag.")
+@click.option("--source", help="Only edits from this source.")
+@click.option("--subject", help="Only edits about this subject.")
+@click.option("--method", help="Only edits that name this method.")
+@click.option(
+    "--status",
+    type=click.Choice(["live", "superseded", "forgotten", "all"]),
+    default="live",
+    show_default=True,
+    help="Which edits.",
+)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out the first so many.")
+@memory_option
+@json_option
+def list_(memory: str, as_json: bool, **filters: Any) -> None:
+    """List edits.
+
+    \b
+    Examples:
+      memedit list --tag geography
+      memedit list --status all --json
+    """
+    with existing(memory, readonly=True) as m:
+        records, total = m.list(**filters), len(m)
+    if as_json:
+        print_json([{"id": r.id, "status": r.status, "version": r.version, "added": r.added, **r.edit.to_dict()} for r in records])
+        return
+    rows = [[r.id, r.edit.statement, r.edit.ref, r.edit.method, ", ".join(r.edit.tags), r.status, r.added[:16]] for r in records]
+    kept = [i for i in range(7) if i in (0, 1, 6) or any(row[i] for row in rows)]
+    headers = ["id#", "fact", "ref", "method", "tags", "status", "added (UTC)"]
+    print_table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    click.echo(f"{len(records):,} shown; {total:,} live edits in {memory}")
+
+
+@click.command()
+@click.argument("id_or_ref")
+@memory_option
+@json_option
+def show(id_or_ref: str, memory: str, as_json: bool) -> None:
+    """Show all fields of one edit.
+
+    \b
+    Example:
+      memedit show 3
+    """
+    with existing(memory, readonly=True) as m:
+        r = find(m, id_or_ref)
+        patches = m.patches(r.id)
+    data = {"id": r.id, "status": r.status, "version": r.version, "added": r.added, "changed": r.changed}
+    if r.superseded_by:
+        data["superseded_by"] = r.superseded_by
+    data |= r.edit.to_dict()
+    if patches:
+        data["patches"] = patches
+    if as_json:
+        print_json(data)
+    else:
+        print_table(["field", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in data.items()])
+
+
+@click.command()
+@click.argument("text")
+@click.option("-k", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many.")
+@memory_option
+@json_option
+def search(text: str, k: int, memory: str, as_json: bool) -> None:
+    """Find the edits whose statement is nearest in meaning to a text.
+
+    \b
+    Example:
+      memedit search "seat of the French government" -k 5
+    """
+    with existing(memory, readonly=True) as m:
+        found = m.search(text, k)
+    if as_json:
+        print_json([{"id": n.record.id, "cosine": round(n.cosine, 4), "statement": n.record.edit.statement} for n in found])
+    else:
+        print_table(["id#", "cosine#", "fact"], [[n.record.id, f"{n.cosine:.3f}", n.record.edit.statement] for n in found])
+
+
+@click.command()
+@click.argument("id_or_ref")
+@memory_option
+@json_option
+def history(id_or_ref: str, memory: str, as_json: bool) -> None:
+    """Show every version of an edit, oldest first.
+
+    \b
+    Example:
+      memedit history 3
+    """
+    with existing(memory, readonly=True) as m:
+        versions = m.history(find(m, id_or_ref).id)
+    if as_json:
+        print_json(
+            [
+                {"version": v.version, "action": v.action, "status": v.status, "at": v.at, "edit": v.edit.to_dict()}
+                for v in versions
+            ]
+        )
+    else:
+        print_table(
+            ["version#", "when (UTC)", "what", "then", "fact"],
+            [[v.version, v.at[:19], v.action, v.status, v.edit.statement] for v in versions],
+        )
+
+
+@click.command()
+@memory_option
+@json_option
+def stats(memory: str, as_json: bool) -> None:
+    """Count edits, and say what the memory is made of and how big it is.
+
+    \b
+    Example:
+      memedit stats
+    """
+    with existing(memory, readonly=True) as m:
+        data = m.stats()
+    if as_json:
+        print_json(data)
+    else:
+        print_table(["", "value"], [[k.replace("_", " "), f"{v:,}" if isinstance(v, int) else v] for k, v in data.items()])

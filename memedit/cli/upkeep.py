@@ -1,0 +1,206 @@
+"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval, train."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memedit.cli._group import (
+    console,
+    device_option,
+    existing,
+    false_fire_option,
+    json_option,
+    memory_option,
+    model_option,
+    opened,
+    print_json,
+    print_table,
+    progress,
+)
+from memedit.errors import MemeditError, unknown
+from memedit.methods import METHODS, method_info
+
+
+@click.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """List the editing methods: family, paper, what they need and what they store.
+
+    \b
+    Example:
+      memedit methods --json
+    """
+    rows = [
+        {"name": m.name, "family": m.family, "paper": m.paper, "needs": list(m.needs), "patch": m.patch, "summary": m.summary}
+        for m in METHODS.values()
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        columns = ["name", "family", "paper", "needs", "patch", "summary"]
+        print_table(columns, [[", ".join(r[c]) if c == "needs" else r[c] for c in columns] for r in rows])
+
+
+@click.command()
+@memory_option
+@json_option
+def doctor(memory: str, as_json: bool) -> None:
+    """Check the installation and the memory, and say what to do about what is wrong.
+
+    \b
+    Example:
+      memedit doctor --memory indexes/default
+    """
+    from memedit.doctor import examine
+
+    findings = examine(memory)
+    if as_json:
+        print_json(findings)
+    else:
+        print_table(["", "what", "finding"], [["ok" if f["ok"] else "!!", f["what"], f["finding"]] for f in findings])
+    if not all(f["ok"] for f in findings):
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--reencode", is_flag=True, help="Encode all edits anew with the encoder at hand (after a change of encoder).")
+@memory_option
+def rebuild(memory: str, reencode: bool) -> None:
+    """Make the index anew from the database.
+
+    \b
+    Examples:
+      memedit rebuild
+      memedit rebuild --reencode
+    """
+    from memedit.scope import ScopeClassifier
+
+    # With --reencode the encoder at hand is named on purpose; else the memory loads its own, and only if it must.
+    with existing(memory, encoder=ScopeClassifier.load if reencode else None) as m, progress("encoding") as bar:
+        m.rebuild(reencode=reencode, progress=bar)
+        total = len(m)
+    click.echo(f"rebuilt the index of {memory}: {total:,} live edits")
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the entries to a file.")
+@model_option
+@device_option
+def bench(name: str, json_file: str | None, model: str, device: str | None) -> None:
+    """Measure the speed claims: one entry per claim, medians, ratios taken inside one run.
+
+    \b
+    NAME is import, add, route, generate, open, or all.
+    Example:
+      memedit bench all --json bench.json
+    """
+    from memedit.bench import BENCHES, machine, run
+
+    if name != "all" and name not in BENCHES:
+        raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
+    with progress(f"bench {name}") as bar:
+        entries = run(list(BENCHES) if name == "all" else [name], model=model, device=device, progress=bar)
+    if json_file:
+        Path(json_file).write_text(json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
+    rows = [[e["claim"], f"{e['value']:.4g} {e['unit']}", e["limit"], "yes" if e["met"] else "NO", e["detail"]] for e in entries]
+    print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
+
+
+@click.command("eval")
+@click.option("--data", required=True, metavar="FILE", help="A data set: CounterFact, or our JSON lines with paraphrases and locality.")
+@click.option("--edits", type=click.IntRange(min=1), help="Take the first so many cases.  [default: all]")
+@click.option("--method", default="ice", show_default=True, metavar="NAME", help="The editing method.")
+@click.option("--unrelated", metavar="FILE", help="General questions whose output must not change.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--memory", metavar="DIR", help="Keep the memory there.  [default: a temporary one]")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write scores and every single answer.")
+@model_option
+@device_option
+@false_fire_option
+def eval_(
+    data: str, edits: int | None, method: str, unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
+    json_file: str | None, model: str, device: str | None, false_fire_rate: float | None,
+) -> None:  # fmt: skip
+    """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
+
+    \b
+    Example:
+      memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
+    """
+    method_info(method)
+    from memedit.data import read_cases, read_prompts
+    from memedit.edited import EditedModel
+    from memedit.evaluate import as_rows, ask_all, summarise
+
+    cases = read_cases(data, limit=edits)
+    general = read_prompts(unrelated) if unrelated else []
+    with ExitStack() as stack:
+        folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
+        m = stack.enter_context(opened(folder))
+        if memory and len(m):
+            raise MemeditError(f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder")
+        edited = EditedModel.from_pretrained(model, memory=m, method=method, device=device, false_fire_rate=false_fire_rate)
+        with progress("encoding") as bar:
+            ids = m.add([c.edit for c in cases], progress=bar).ids
+        with progress("asking") as bar:
+            answers = ask_all(
+                edited, cases, ids, general, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=bar
+            )
+        live = len(m)
+    scores = summarise(answers)
+    setting = {
+        "model": model, "data": data, "edits_in_memory": live, "mode": "all edits in memory when scored", "routed": True,
+        "method": method, "decoding": f"greedy, {max_new_tokens} new tokens", "unrelated": unrelated,
+    }  # fmt: skip
+    if json_file:
+        text = json.dumps({"setting": setting, "scores": scores, "answers": as_rows(answers)}, ensure_ascii=False, indent=1)
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    title = f"{data}: {live:,} edits in memory at scoring, {method}, routed, {setting['decoding']}, model {model}"
+    rows = [
+        [s["kind"], s["score"], f"{100 * s['value']:.1f}", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
+         "" if s["floor"] is None else f"{100 * s['floor']:.1f}", s["n"]]
+        for s in scores
+    ]  # fmt: skip
+    console().print(title)
+    print_table(["query", "score", "%#", "95 % interval", "unedited#", "n#"], rows)
+
+
+_JOBS = ("scope", "base")
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("job", required=False, metavar="JOB")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def train(ctx: click.Context, job: str | None, arguments: tuple[str, ...]) -> None:
+    """Run a training job: scope (the scope classifier) or base (the small base model).
+
+    What follows the job's name goes to the job; `memedit train scope --help` lists it.
+
+    \b
+    Examples:
+      memedit train scope --data ../shared/data
+      memedit train base --help
+    """
+    if job in (None, "--help", "-h"):
+        click.echo(ctx.get_help())
+        return
+    if job not in _JOBS:
+        raise MemeditError(unknown("training job", str(job), _JOBS))
+    script = Path(__file__).parents[2] / "train" / f"{job}.py"
+    if not script.exists():
+        raise MemeditError(f"the training jobs are files of the repository's folder train/, and {script} is not there; run from a clone")
+    needed = {"scope": "sklearn", "base": "transformers"}[job]
+    if subprocess.run([sys.executable, "-c", f"import {needed}"], capture_output=True).returncode:
+        raise MemeditError('training needs more packages: pip install "memedit[cpu,train]"')
+    sys.exit(subprocess.run([sys.executable, str(script), *arguments]).returncode)

@@ -1,0 +1,10 @@
+"""Readers of the field's public formats.
+
+A reader turns one record into a `Case`: an edit with its labelled queries. `read_cases` finds the
+format by the fields of the first record; `read_edits` is what `memedit import` uses.
+"""
+
+from memedit.data.case import Case, Query
+from memedit.data.formats import FORMATS, read_cases, read_edits, read_prompts
+
+__all__ = ["FORMATS", "Case", "Query", "read_cases", "read_edits", "read_prompts"]

@@ -1,0 +1,114 @@
+"""Evaluation that tells the truth: all edits in memory, every query through the router, free generation.
+
+The router is given the query alone, never an answer; the unedited floor is printed beside every score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from memedit.data import Case
+from memedit.metrics import bootstrap, contains, exact, starts_with
+
+if TYPE_CHECKING:
+    from memedit.edited import EditedModel
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One query, asked of the edited model and of its base.
+
+    Attributes:
+        kind: the query's; "unrelated" for general questions. fired: ids of the edits used.
+        right: whether an edit of the case itself was among them (None out of scope).
+    """
+
+    kind: str
+    case: str
+    prompt: str
+    answers: tuple[str, ...]
+    base: str
+    text: str
+    fired: tuple[int, ...]
+    right: bool | None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the output is the base's, token for token (compared as text of the same tokenizer)."""
+        return self.text == self.base
+
+
+def ask_all(
+    edited: EditedModel,
+    cases: Sequence[Case],
+    ids: Sequence[int],
+    unrelated: Sequence[str] = (),
+    *,
+    max_new_tokens: int = 16,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """Ask every query of the cases, and the unrelated questions, of the edited model and of its base.
+
+    Args:
+        cases: their edits are in the memory already. ids: the memory's id of each case's edit.
+        progress: called with (done, all).
+
+    Returns:
+        One `Answer` per query: the cases' in order, then the unrelated ones.
+    """
+    asked = [(q.kind, c.id, q.prompt, q.answers, i) for c, i in zip(cases, ids, strict=True) for q in c.queries]
+    asked += [("unrelated", "", prompt, (), -1) for prompt in unrelated]
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i][2]))  # like lengths together: less padding
+    out: dict[int, Answer] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        prompts = [asked[i][2] for i in rows]
+        routes = edited.route(prompts)
+        texts = edited.generate(prompts, routes=routes, max_new_tokens=max_new_tokens, do_sample=False)
+        # Promise 1 compares with the base on the batch of rows that nothing fired for, and on the fired rows as they are.
+        plain = [p for p, r in zip(prompts, routes, strict=True) if not r.fired]
+        fired = [p for p, r in zip(prompts, routes, strict=True) if r.fired]
+        bases = [
+            edited.base.generate(part, max_new_tokens=max_new_tokens, do_sample=False) if part else []
+            for part in (plain, fired)
+        ]
+        queues = [iter(part) for part in bases]
+        for i, text, route in zip(rows, texts, routes, strict=True):
+            kind, case, prompt, answers, own = asked[i]
+            used = tuple(c.id for c in route.edits)
+            right = (own in used) if kind in ("edit", "paraphrase") else None
+            out[i] = Answer(kind, case, prompt, answers, next(queues[route.fired]), text, used, right)
+        if progress:
+            progress(len(out), len(asked))
+    return [out[i] for i in range(len(asked))]
+
+
+def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """One entry per score: name, kind, value, low, high (95 %), floor (the unedited base's), n."""
+    rows = []
+    for kind in ("edit", "paraphrase"):
+        of_kind = [a for a in answers if a.kind == kind]
+        for name, judge in (("success", starts_with), ("exact", exact), ("contains", contains)):
+            rows.append(_row(kind, name, [judge(a.text, a.answers) for a in of_kind], [judge(a.base, a.answers) for a in of_kind]))
+        rows.append(_row(kind, "right edit fired", [bool(a.right) for a in of_kind]))
+    for kind in ("locality", "unrelated"):
+        of_kind = [a for a in answers if a.kind == kind]
+        rows.append(_row(kind, "output unchanged", [a.unchanged for a in of_kind]))
+        rows.append(_row(kind, "no edit fired", [not a.fired for a in of_kind]))
+    return [row for row in rows if row["n"]]
+
+
+def _row(kind: str, name: str, values: list[bool], floor: list[bool] | None = None) -> dict[str, Any]:
+    mean, low, high = bootstrap(values)
+    floor_mean = sum(floor) / len(floor) if floor else None
+    return {"kind": kind, "score": name, "value": mean, "low": low, "high": high, "floor": floor_mean, "n": len(values)}
+
+
+def as_rows(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Every single answer as plain JSON types, so that any number can be recomputed."""
+    return [asdict(answer) for answer in answers]
