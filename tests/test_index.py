@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,7 @@ def test_a_memory_with_lists_ranks_exactly(tmp_path: Path, monkeypatch: pytest.M
         right = 0
         for row, vector in zip(memory.near(queries, vectors, k=5), vectors, strict=True):
             cosines = keys @ vector
+            assert len(row) == 5
             assert [n.cosine for n in row] == pytest.approx([cosines[n.record.id - 1] for n in row], abs=1e-6)
             right += len({n.record.id - 1 for n in row} & set(np.argsort(-cosines)[:5].tolist()))
         assert right >= 90
@@ -414,6 +416,18 @@ def test_another_memorys_snapshot_is_not_used(
     assert answers(made) == wanted
 
 
+def test_the_mark_names_the_memory_and_the_encoder(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made / "vectors.faiss"
+    found = snapshot.load(path)
+    assert found is not None
+    payload, mark = found
+    for other in (replace(mark, memory="another"), replace(mark, encoder="another")):
+        snapshot.save(path, payload, other)
+        assert was_built(made, monkeypatch)
+    snapshot.save(path, payload, mark)
+    assert not was_built(made, monkeypatch)
+
+
 def test_a_snapshot_of_a_lost_branch_is_not_used(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +480,16 @@ def test_a_snapshot_that_cant_be_written_is_no_error_but_when_asked_for(
         memory.save_index()
     memory.close()
     assert len(answers(made)) == 40
+
+
+def test_who_reads_the_old_file_reads_on_while_a_new_one_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    snapshot.write_durably(path, b"old" * 10_000)
+    with path.open("rb") as reader:
+        first = reader.read(10)
+        snapshot.write_durably(path, b"new" * 10_000)
+        assert first + reader.read() == b"old" * 10_000
+    assert path.read_bytes() == b"new" * 10_000
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(

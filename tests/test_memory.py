@@ -14,7 +14,8 @@ from memory_fixtures import TrigramEncoder, capital, facts
 
 from memedit.edit import Edit
 from memedit.errors import EditError, EncoderMismatch, MemoryError_
-from memedit.memory import EditMemory, conflicting
+from memedit.memory import EditMemory, conflicting, content
+from memedit.memory.content import instant
 
 
 @pytest.fixture
@@ -413,16 +414,11 @@ def test_as_of_is_what_the_memory_knew_then(memory: EditMemory) -> None:
 
 def test_times_grow_even_if_the_clock_goes_back(memory: EditMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.add(capital("France", "Lyon"))
-    monkeypatch.setattr("memedit.memory.content.instant", _long_ago(memory))
+    monkeypatch.setattr(content, "instant", lambda when: instant(when or "2001-01-01"))
     memory.add(capital("France", "Paris"))
     newer, older = memory.operations()
     assert newer.at > older.at
-
-
-def _long_ago(memory: EditMemory) -> object:
-    from memedit.memory.content import instant
-
-    return lambda when: instant("2001-01-01") if when is None else instant(when)
+    assert [r.edit.target for r in memory.as_of(older.at)] == ["Lyon"]
 
 
 def test_everything_is_there_after_reopening(tmp_path: Path, encoder: TrigramEncoder) -> None:

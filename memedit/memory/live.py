@@ -12,7 +12,7 @@ from memedit.errors import EncoderMismatch, MemoryError_
 from memedit.memory import reading, snapshot
 from memedit.memory.index import VectorIndex, choose
 from memedit.memory.records import Near, Record
-from memedit.memory.rules import SUSPECT, named_in, suspicious
+from memedit.memory.rules import ALIKE, named_in, suspicious
 from memedit.memory.snapshot import Mark
 
 _KEPT = 4096  # edits whose rows stay in memory between searches
@@ -124,11 +124,11 @@ class LiveIndex:
             (max(id, other), min(id, other))
             for id, cosines, others in zip(ids, *near, strict=True)
             for cosine, other in zip(cosines, others.tolist(), strict=True)
-            if other not in (id, -1) and cosine >= SUSPECT - _INEXACT
+            if other not in (id, -1) and cosine >= ALIKE - _INEXACT
         }
+        rows = self.rows(db, {id for pair in pairs for id in pair})
         found = []
         for newer, older in sorted(pairs):
-            rows = self.rows(db, (newer, older))
             (a, ours), (b, theirs) = rows[newer], rows[older]
             cosine = float(ours[0] @ theirs[0])
             if suspicious(a.edit, b.edit, cosine):

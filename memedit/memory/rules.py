@@ -9,6 +9,7 @@ from memedit.memory.records import Near
 from memedit.subjects import COMMON, words
 
 SUSPECT = 0.8  # cosine of two statements from which they are suspected to say different things of one matter
+ALIKE = 0.5  # cosine below which two statements are not even looked at
 NAME_WORDS = 8  # words of a name that are looked at; longer names are found by their beginning
 
 

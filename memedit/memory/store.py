@@ -74,7 +74,7 @@ class Store:
             )
         except OSError as error:
             raise MemoryError_(f"{self.folder} can't be read: {error.strerror}") from None
-        if inside:
+        if inside and not self.file.exists():  # asked again: another process may make it at this moment
             raise MemoryError_(
                 f"{self.folder} is no memory: it holds {inside[0]!r} but no {FILE}; "
                 "nothing was touched, name another folder"
