@@ -61,10 +61,11 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         writer = start(_WRITER, str(tmp_path), str(trial))
         assert writer.stdout
         assert writer.stdout.readline() == "ready\n"
-        time.sleep(0.05 + 0.25 * chance.random())
+        heard = [writer.stdout.readline() for _ in range(chance.randint(5, 40))]
+        time.sleep(0.005 * chance.random())  # somewhere in the middle of the next ones
         writer.kill()
-        out, _ = writer.communicate()
-        for line in out.splitlines(keepends=True):
+        rest, _ = writer.communicate()
+        for line in [*heard, *rest.splitlines(keepends=True)]:
             if not line.endswith("\n"):
                 continue  # the kill came while it was said
             word, *ids = line.split()
@@ -86,7 +87,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             found = memory.search(records[named].edit.statement, 3)
             assert named in {n.record.id for n in found} or named in _last_unsaid(memory)
             live = {record.id for record in memory}
-    assert said > 20
+    assert said >= 15
 
 
 def _last_unsaid(memory: EditMemory) -> set[int]:

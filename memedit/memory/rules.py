@@ -76,7 +76,7 @@ def named_in(text: str) -> set[str]:
 
 
 def _end_differently(one: str, other: str) -> bool:
-    """Whether two sentences begin with the same words, more than half of each: "The head of Acme is Ann" and "... is Bo"."""
+    """Whether two sentences share their first words, more than half of each: "The head of Acme is Ann", "... Bo"."""
     a, b = _folded(one).split(), _folded(other).split()
     shared = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return 2 * shared > max(len(a), len(b))
