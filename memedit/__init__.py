@@ -34,7 +34,16 @@ _WHERE = {
     "Router": "memedit.router",
     "ScopeClassifier": "memedit.scope",
 }
-__all__ = ["Edit", "MemeditError", *_WHERE]
+__all__ = [
+    "Edit",
+    "EditMemory",
+    "EditedModel",
+    "HFModel",
+    "MemeditError",
+    "Route",
+    "Router",
+    "ScopeClassifier",
+]
 
 
 def __getattr__(name: str) -> Any:

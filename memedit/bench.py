@@ -18,8 +18,14 @@ from memedit.edit import Edit
 Entry = dict[str, Any]
 Progress = Callable[[int, int], None]
 
-_FIRST = "Ada Ben Cleo Dov Esi Finn Gita Hugo Ines Jarl Kofi Lena Mira Nils Oona Pavel Quinn Rosa Sven Tala Uma Viktor Wanda Xenia Yusuf Zora".split()
-_LAST = "Abara Brandt Castel Dorn Ekstrom Falk Grieg Haldane Ibsen Juhl Kranz Lunde Moreau Novak Orsini Petrov Quist Rask Sorel Tamm Ueda Varga Wilde Yilmaz Zeman".split()
+_FIRST = (
+    "Ada Ben Cleo Dov Esi Finn Gita Hugo Ines Jarl Kofi Lena Mira Nils Oona Pavel Quinn Rosa Sven Tala Uma Viktor "
+    "Wanda Xenia Yusuf Zora"
+).split()
+_LAST = (
+    "Abara Brandt Castel Dorn Ekstrom Falk Grieg Haldane Ibsen Juhl Kranz Lunde Moreau Novak Orsini Petrov Quist "
+    "Rask Sorel Tamm Ueda Varga Wilde Yilmaz Zeman"
+).split()
 _RELATIONS = (
     ("The birthplace of {} is", "Oslo Lima Accra Turin Kyoto Quito Bergen Porto Lagos Minsk".split()),
     ("{} works for", "Northwind Acme Globex Initech Umbra Soylent Hooli Vandelay Stark Wonka".split()),
@@ -44,10 +50,13 @@ def machine() -> str:
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{os.cpu_count()} CPU cores{gpu}; Python {platform.python_version()}, torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{os.cpu_count()} CPU cores{gpu}; {versions}; {time.strftime('%Y-%m-%d')}"
 
 
-def run(names: list[str], *, model: str = "base", device: str | None = None, progress: Progress | None = None) -> list[Entry]:
+def run(
+    names: list[str], *, model: str = "base", device: str | None = None, progress: Progress | None = None
+) -> list[Entry]:
     """The entries of these benches, in order: claim, value, unit, limit, met, detail."""
     out: list[Entry] = []
     for i, name in enumerate(names):
@@ -58,7 +67,14 @@ def run(names: list[str], *, model: str = "base", device: str | None = None, pro
 
 
 def _entry(claim: str, value: float, unit: str, limit: float, detail: str) -> Entry:
-    return {"claim": claim, "value": value, "unit": unit, "limit": f"<= {limit:g} {unit}", "met": value <= limit, "detail": detail}
+    return {
+        "claim": claim,
+        "value": value,
+        "unit": unit,
+        "limit": f"<= {limit:g} {unit}",
+        "met": value <= limit,
+        "detail": detail,
+    }
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -73,7 +89,15 @@ def _import(model: str, device: str | None) -> list[Entry]:
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.encoder.encode(["warm"])
         spent = _seconds(lambda: memory.add(invented_edits(1000)))
-    return [_entry("import of 1 000 edits, encoding included", spent, "s", 15, "one run; the encoder is loaded before")]
+    return [
+        _entry(
+            "import of 1 000 edits, encoding included",
+            spent,
+            "s",
+            15,
+            "one run; the encoder is loaded before",
+        )
+    ]
 
 
 def _add(model: str, device: str | None) -> list[Entry]:
@@ -83,10 +107,24 @@ def _add(model: str, device: str | None) -> list[Entry]:
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.add(edits[:1000])
         each = [_seconds(lambda e=e: memory.add(e)) for e in edits[1000:1040]]  # type: ignore[misc]
-    further = _entry("one further edit inside a process", 1000 * statistics.median(each), "ms", 30, "median of 40, 1 000 edits in memory")
+    further = _entry(
+        "one further edit inside a process",
+        1000 * statistics.median(each),
+        "ms",
+        30,
+        "median of 40, 1 000 edits in memory",
+    )
     with tempfile.TemporaryDirectory() as folder:
         memory_dir = str(Path(folder) / "memory")
-        command = [sys.executable, "-m", "memedit", "add-fact", "The capital of France is Lyon.", "--memory", memory_dir]
+        command = [
+            sys.executable,
+            "-m",
+            "memedit",
+            "add-fact",
+            "The capital of France is Lyon.",
+            "--memory",
+            memory_dir,
+        ]
         cold = [_seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3)]
     return [further, _entry("add-fact as a cold process", statistics.median(cold), "s", 10, "median of 3")]
 
@@ -96,7 +134,11 @@ def _route(model: str, device: str | None) -> list[Entry]:
     from memedit.router import Router
 
     edits = list(invented_edits(10_000))
-    outside = [f"what is the best way to store {thing} for {n} days" for n in range(2, 12) for thing in ("milk", "rope", "wine", "seeds", "paint")]
+    outside = [
+        f"what is the best way to store {thing} for {n} days"
+        for n in range(2, 12)
+        for thing in ("milk", "rope", "wine", "seeds", "paint")
+    ]
     inside = [f"{e.prompt} known to be" for e in edits[:: len(edits) // 50]]
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.add(edits)
@@ -127,22 +169,36 @@ def _open(model: str, device: str | None) -> list[Entry]:
                 memory.near(["where was Ada born"], np.asarray(vector))
 
         spent = statistics.median(_seconds(first_query) for _ in range(5))
-    return [_entry("opening 10 000 edits, to the first search", spent, "s", 1, "median of 5; the encoder is loaded before")]
+    return [
+        _entry(
+            "opening 10 000 edits, to the first search",
+            spent,
+            "s",
+            1,
+            "median of 5; the encoder is loaded before",
+        )
+    ]
 
 
 def _generate(model: str, device: str | None) -> list[Entry]:
     from memedit.edited import EditedModel
     from memedit.memory import EditMemory
 
-    prompts = [f"The weather in the month of {m} is often" for m in "January March April June July August October November".split()]
+    prompts = [
+        f"The weather in the month of {m} is often"
+        for m in "January March April June July August October November".split()
+    ]
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.add(invented_edits(10_000))
         edited = EditedModel.from_pretrained(model, memory=memory, device=device)
-        options = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+        options: dict[str, Any] = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
         ratios = []
         for i in range(26):
             prompt = [prompts[i % len(prompts)]]
-            turns = [lambda p=prompt: edited.base.generate(p, **options), lambda p=prompt: edited.generate(p, **options)]  # type: ignore[misc]
+            turns = [
+                lambda p=prompt: edited.base.generate(p, **options),
+                lambda p=prompt: edited.generate(p, **options),
+            ]  # type: ignore[misc]
             first = i % 2  # who goes first takes turns, so that a warm cache favours neither
             spent = {}
             for which in (first, 1 - first):
@@ -150,7 +206,15 @@ def _generate(model: str, device: str | None) -> list[Entry]:
             if i >= 2:
                 ratios.append(spent[1] / spent[0])
     value = statistics.median(ratios)
-    return [_entry("out of scope, 32 new tokens, against base.generate", value, "times", 1.25, "median of 24 pairs, batch 1, 10 000 edits")]
+    return [
+        _entry(
+            "out of scope, 32 new tokens, against base.generate",
+            value,
+            "times",
+            1.25,
+            "median of 24 pairs, batch 1, 10 000 edits",
+        )
+    ]
 
 
 BENCHES: dict[str, Callable[[str, str | None], list[Entry]]] = {

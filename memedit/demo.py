@@ -8,8 +8,14 @@ import click
 
 from memedit.edit import Edit
 
-EDIT = Edit(prompt="The capital of France is", target="Lyon", subject="France", relation="capital", old="Paris")
-PARAPHRASES = ("What is the capital of France?", "France's capital city is", "which city is the capital of france?")
+EDIT = Edit(
+    prompt="The capital of France is", target="Lyon", subject="France", relation="capital", old="Paris"
+)
+PARAPHRASES = (
+    "What is the capital of France?",
+    "France's capital city is",
+    "which city is the capital of france?",
+)
 NEIGHBOUR = "The capital of Italy is"
 SAME_SUBJECT = "The official language of France is"
 
@@ -22,16 +28,30 @@ def run(model: str = "base", device: str | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="memedit-demo-") as folder, EditMemory.open(folder) as memory:
         edited = EditedModel.from_pretrained(model, memory=memory, device=device)
         prompts = [EDIT.prompt or "", *PARAPHRASES, NEIGHBOUR, SAME_SUBJECT]
-        what = ["the edit's own prompt", *["a paraphrase"] * len(PARAPHRASES), "a neighbour", "same subject, another question"]
+        what = [
+            "the edit's own prompt",
+            *["a paraphrase"] * len(PARAPHRASES),
+            "a neighbour",
+            "same subject, another question",
+        ]
         before = _answers(edited, prompts)
 
         click.secho(f"\n1. The base model, {'as shipped' if model == 'base' else model}", bold=True)
         _print(prompts, what, before)
 
-        click.secho(f'\n2. memedit add-fact "{EDIT.statement}" --target {EDIT.target} --subject {EDIT.subject}', bold=True)
+        click.secho(
+            f'\n2. memedit add-fact "{EDIT.statement}" --target {EDIT.target} --subject {EDIT.subject}',
+            bold=True,
+        )
         memory.add(EDIT)
         after = _answers(edited, prompts)
-        _print(prompts, what, after, before, [r.edits[0].reason if r.edits else "no edit in scope" for r in edited.route(prompts)])
+        _print(
+            prompts,
+            what,
+            after,
+            before,
+            [r.edits[0].reason if r.edits else "no edit in scope" for r in edited.route(prompts)],
+        )
 
         click.secho("\n3. memedit undo", bold=True)
         memory.undo()
@@ -39,7 +59,9 @@ def run(model: str = "base", device: str | None = None) -> None:
         _print(prompts, what, undone, before)
         same = "every answer is the base's again" if undone == before else "NOT what the base said before"
         click.echo(f"\n{same}; the model's weights were never written.")
-        click.echo('Now yours:  .venv/bin/memedit add-fact "..."   .venv/bin/memedit ask "..."   .venv/bin/memedit --help')
+        click.echo(
+            'Now yours:  .venv/bin/memedit add-fact "..."   .venv/bin/memedit ask "..."   .venv/bin/memedit --help'
+        )
 
 
 def _answers(edited: object, prompts: list[str]) -> list[str]:
@@ -47,9 +69,21 @@ def _answers(edited: object, prompts: list[str]) -> list[str]:
     return [text.strip().split("\n")[0] for text in texts]
 
 
-def _print(prompts: list[str], what: list[str], now: list[str], before: list[str] | None = None, why: list[str] | None = None) -> None:
+def _print(
+    prompts: list[str],
+    what: list[str],
+    now: list[str],
+    before: list[str] | None = None,
+    why: list[str] | None = None,
+) -> None:
     for i, prompt in enumerate(prompts):
         changed = before is not None and now[i] != before[i]
-        mark = click.style("changed  ", fg="green") if changed else ("unchanged" if before is not None else " " * 9)
+        mark = (
+            click.style("changed  ", fg="green")
+            if changed
+            else ("unchanged" if before is not None else " " * 9)
+        )
         reason = f"  [{why[i]}]" if why else ""
-        click.echo(f"   {mark if before is not None else ''} {prompt} {click.style(now[i], bold=True)}   ({what[i]}){reason}")
+        click.echo(
+            f"   {mark if before is not None else ''} {prompt} {click.style(now[i], bold=True)}   ({what[i]}){reason}"
+        )

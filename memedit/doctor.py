@@ -29,7 +29,11 @@ def _installation() -> list[dict[str, Any]]:
         except metadata.PackageNotFoundError:
             found.append(_finding(package, False, f'missing; pip install "memedit[cpu]" brings {package}'))
     faiss = find_spec("faiss") is not None
-    found.append(_finding("faiss", faiss, "found" if faiss else 'missing; pip install "memedit[cpu]" (or [gpu]) brings it'))
+    found.append(
+        _finding(
+            "faiss", faiss, "found" if faiss else 'missing; pip install "memedit[cpu]" (or [gpu]) brings it'
+        )
+    )
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none: all runs on the CPU"

@@ -24,7 +24,9 @@ _TEMPLATE_TOKEN = re.compile(
     re.IGNORECASE,
 )
 # The labels that prompt methods put before what they state. Inside a fact they could start another one.
-_TEMPLATE_LABEL = re.compile(r"(?:^|[\s.!?])((?:New )?Fact|Withheld|Prompt|System|Assistant|User):", re.IGNORECASE)
+_TEMPLATE_LABEL = re.compile(
+    r"(?:^|[\s.!?])((?:New )?Fact|Withheld|Prompt|System|Assistant|User):", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,9 @@ class Edit:
             EditError: not an object, or a field of the wrong type, or an edit that can't be taken.
         """
         if not isinstance(data, Mapping):
-            raise EditError(f"an edit is a JSON object with prompt and target, or statement; this is {type(data).__name__}")
+            raise EditError(
+                f"an edit is a JSON object with prompt and target, or statement; this is {type(data).__name__}"
+            )
         known = {f.name for f in fields(cls)} - {"extra"}
         given: dict[str, Any] = {}
         extra: dict[str, Any] = {}
@@ -219,7 +223,9 @@ def _clean(name: str, value: Any, template: bool = True) -> str | None:
     if not isinstance(value, str):
         raise EditError(f"{name} must be text, not {type(value).__name__}")
     if len(value) > MAX_CHARS:
-        raise EditError(f"{name} has {len(value):,} characters; at most {MAX_CHARS:,} fit: an edit is one fact, not a document")
+        raise EditError(
+            f"{name} has {len(value):,} characters; at most {MAX_CHARS:,} fit: an edit is one fact, not a document"
+        )
     folded = " ".join(unicodedata.normalize("NFC", value).split())
     for char in folded:
         if unicodedata.category(char) in ("Cc", "Cs"):
@@ -227,10 +233,15 @@ def _clean(name: str, value: Any, template: bool = True) -> str | None:
     if template:
         found = _TEMPLATE_TOKEN.search(folded)
         if found:
-            raise EditError(f"{name} contains {found.group()!r}, which models read as a template's token; take it out")
+            raise EditError(
+                f"{name} contains {found.group()!r}, which models read as a template's token; take it out"
+            )
         label = _TEMPLATE_LABEL.search(folded)
         if label:
-            raise EditError(f"{name} contains the label {label.group(1)!r} with a colon, which could pass for another instruction; reword it")
+            raise EditError(
+                f"{name} contains the label {label.group(1)!r} with a colon, "
+                "which could pass for another instruction; reword it"
+            )
     return folded or None
 
 
@@ -250,9 +261,15 @@ def _clean_time(name: str, value: Any) -> str | None:
     if value is None:
         return None
     try:
-        when = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+        when = (
+            value
+            if isinstance(value, datetime)
+            else datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+        )
     except ValueError:
-        raise EditError(f"{name} is {value!r}; write a date such as 2026-11-21 or 2026-11-21T12:00:00Z") from None
+        raise EditError(
+            f"{name} is {value!r}; write a date such as 2026-11-21 or 2026-11-21T12:00:00Z"
+        ) from None
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
     return when.astimezone(timezone.utc).isoformat(timespec="microseconds")

@@ -135,7 +135,14 @@ class EditedModel:
 
         return self._by_route(routes, answer)
 
-    def score(self, prompts: Sequence[str], targets: Sequence[str], *, routes: Sequence[Route] | None = None, **options: Any) -> list[Score]:
+    def score(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        routes: Sequence[Route] | None = None,
+        **options: Any,
+    ) -> list[Score]:
         """Scores of targets as continuations, each prompt routed as in `generate`; the target is never routed."""
         prompts, targets = as_texts(prompts), as_texts(targets)
         routes = self.router.route(prompts) if routes is None else list(routes)
@@ -179,26 +186,37 @@ class EditedModel:
                     out[i] = value
         return out
 
-    def _generate_ids(self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any) -> Any:
+    def _generate_ids(
+        self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any
+    ) -> Any:
         import torch
 
         if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[0] == 0:
-            raise ModelError("generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row")
+            raise ModelError(
+                "generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row"
+            )
         mask = options.get("attention_mask")
         if routes is None:
-            kept = [row[m.bool()] if mask is not None else row for row, m in zip(ids, ids if mask is None else mask, strict=True)]
+            kept = [
+                row[m.bool()] if mask is not None else row
+                for row, m in zip(ids, ids if mask is None else mask, strict=True)
+            ]
             routes = self.router.route(self.tokenizer.batch_decode(kept, skip_special_tokens=True))
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
             return self.base.generate(ids, seed=seed, **options)
         if options.get("assistant_model") is not None or options.get("prompt_lookup_num_tokens"):
-            raise ModelError("assisted decoding can't know the edits in scope of these prompts; leave the assistant out")
+            raise ModelError(
+                "assisted decoding can't know the edits in scope of these prompts; leave the assistant out"
+            )
         plain = [i for i, route in enumerate(routes) if not route.fired]
         with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
             if not plain:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
             if options.get("return_dict_in_generate"):
-                raise ModelError("return_dict_in_generate needs all rows with an edit in scope, or none; ask them apart")
+                raise ModelError(
+                    "return_dict_in_generate needs all rows with an edit in scope, or none; ask them apart"
+                )
             parts = [(edited, lm.generate_ids(**_rows_of(ids, options, edited), seed=seed))]
         parts.append((plain, self.base.generate(seed=seed, **_rows_of(ids, options, plain))))
         return _joined(parts, len(routes), self.tokenizer.pad_token_id)
@@ -209,7 +227,9 @@ def _rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dic
     import torch
 
     cut = {
-        name: value[rows] if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == ids.shape[0] else value
+        name: value[rows]
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == ids.shape[0]
+        else value
         for name, value in options.items()
     }
     return {**cut, "input_ids": ids[rows]}

@@ -1,13 +1,13 @@
 """The errors that memedit raises on purpose. Every message says what was wrong and what to do.
 
-    MemeditError
-    ├── EditError          an edit that can't be taken as it is (empty, too long, control characters, ...)
-    ├── MemoryError_       a memory that can't be opened, read or written
-    │   ├── MemoryBusy     another process is writing
-    │   └── EncoderMismatch  the memory was made with another encoder
-    ├── ModelError         a model that can't be loaded, or can't do what was asked
-    ├── MethodError        an unknown editing method, or an edit that the method can't serve
-    └── DataError          a data file that can't be read
+MemeditError
+├── EditError          an edit that can't be taken as it is (empty, too long, control characters, ...)
+├── MemoryError_       a memory that can't be opened, read or written
+│   ├── MemoryBusy     another process is writing
+│   └── EncoderMismatch  the memory was made with another encoder
+├── ModelError         a model that can't be loaded, or can't do what was asked
+├── MethodError        an unknown editing method, or an edit that the method can't serve
+└── DataError          a data file that can't be read
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def ask_all(
     Returns:
         One `Answer` per query: the cases' in order, then the unrelated ones.
     """
-    asked = [(q.kind, c.id, q.prompt, q.answers, i) for c, i in zip(cases, ids, strict=True) for q in c.queries]
+    asked: list[tuple[str, str, str, tuple[str, ...], int]] = [
+        (q.kind, c.id, q.prompt, q.answers, i) for c, i in zip(cases, ids, strict=True) for q in c.queries
+    ]
     asked += [("unrelated", "", prompt, (), -1) for prompt in unrelated]
     order = sorted(range(len(asked)), key=lambda i: len(asked[i][2]))  # like lengths together: less padding
     out: dict[int, Answer] = {}
@@ -94,7 +96,14 @@ def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     for kind in ("edit", "paraphrase"):
         of_kind = [a for a in answers if a.kind == kind]
         for name, judge in (("success", starts_with), ("exact", exact), ("contains", contains)):
-            rows.append(_row(kind, name, [judge(a.text, a.answers) for a in of_kind], [judge(a.base, a.answers) for a in of_kind]))
+            rows.append(
+                _row(
+                    kind,
+                    name,
+                    [judge(a.text, a.answers) for a in of_kind],
+                    [judge(a.base, a.answers) for a in of_kind],
+                )
+            )
         rows.append(_row(kind, "right edit fired", [bool(a.right) for a in of_kind]))
     for kind in ("locality", "unrelated"):
         of_kind = [a for a in answers if a.kind == kind]
@@ -106,7 +115,15 @@ def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 def _row(kind: str, name: str, values: list[bool], floor: list[bool] | None = None) -> dict[str, Any]:
     mean, low, high = bootstrap(values)
     floor_mean = sum(floor) / len(floor) if floor else None
-    return {"kind": kind, "score": name, "value": mean, "low": low, "high": high, "floor": floor_mean, "n": len(values)}
+    return {
+        "kind": kind,
+        "score": name,
+        "value": mean,
+        "low": low,
+        "high": high,
+        "floor": floor_mean,
+        "n": len(values),
+    }
 
 
 def as_rows(answers: Sequence[Answer]) -> list[dict[str, Any]]:

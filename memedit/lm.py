@@ -69,9 +69,13 @@ class HFModel:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         if tokenizer is None:
-            raise ModelError("a model object needs its tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...)")
+            raise ModelError(
+                "a model object needs its tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...)"
+            )
         if getattr(model.config, "is_encoder_decoder", False):
-            raise ModelError(f"{type(model).__name__} is an encoder-decoder model; memedit edits causal (decoder-only) models")
+            raise ModelError(
+                f"{type(model).__name__} is an encoder-decoder model; memedit edits causal (decoder-only) models"
+            )
         self.model = model.eval()
         self.tokenizer = tokenizer
         if tokenizer.pad_token_id is None:
@@ -116,9 +120,14 @@ class HFModel:
 
         try:
             with _quiet():
-                loaded = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, trust_remote_code=trust_remote_code)
-                tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
-            return cls(loaded.to(device), tokenizer)
+                loaded = AutoModelForCausalLM.from_pretrained(
+                    where, dtype=dtype, trust_remote_code=trust_remote_code
+                )
+                tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+                    where, trust_remote_code=trust_remote_code
+                )
+            loaded.to(torch.device(device))  # type: ignore[arg-type]
+            return cls(loaded, tokenizer)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"can't load the model {str(model)!r}: {_first_line(error)}") from error
 
@@ -146,7 +155,11 @@ class HFModel:
 
     def encode_context(self, text: str) -> list[int]:
         """Ids of text that a method puts before a prompt: no special token can arise from it."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
+        return (
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            if text
+            else []
+        )
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Ids and mask of shape (batch, length), left-padded, on the model's device."""
@@ -220,7 +233,9 @@ class HFModel:
 
         rows, lengths = [], []
         for prompt, target in pairs:
-            joined = target if prompt.endswith((" ", "\n")) or target.startswith((" ", "\n")) else " " + target
+            joined = (
+                target if prompt.endswith((" ", "\n")) or target.startswith((" ", "\n")) else " " + target
+            )
             target_ids = self.tokenizer(joined, add_special_tokens=False)["input_ids"]
             if not target_ids:
                 raise ModelError("a target to score is empty; give at least one word")
@@ -249,7 +264,9 @@ def find_model(name: str) -> str:
     """
     if name in SHIPPED:
         if not (SHIPPED[name] / "config.json").exists():
-            raise ModelError(f"the shipped model {name!r} is missing from this installation; reinstall memedit, or name another --model")
+            raise ModelError(
+                f"the shipped model {name!r} is missing from this installation; reinstall memedit, or name another --model"
+            )
         return str(SHIPPED[name])
     path = Path(name).expanduser()
     if path.is_dir():
@@ -257,7 +274,7 @@ def find_model(name: str) -> str:
             raise ModelError(f"the folder {name} holds no model: it has no config.json")
         return str(path)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local or "/" not in name and name not in _BARE_HUB_NAMES:
+    if looks_local or ("/" not in name and name not in _BARE_HUB_NAMES):
         what = f"no folder {name}" if looks_local else unknown("model", name, [*SHIPPED, *_BARE_HUB_NAMES])
         raise ModelError(f"{what}; give a shipped name, a folder, or a hub name such as Qwen/Qwen3-0.6B")
     return name
@@ -269,7 +286,9 @@ _BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 def are_texts(prompts: Any) -> bool:
     """Whether `generate` was given texts (and not ids, or nothing)."""
-    return isinstance(prompts, (str, list, tuple)) and (isinstance(prompts, str) or all(isinstance(p, str) for p in prompts))
+    return isinstance(prompts, (str, list, tuple)) and (
+        isinstance(prompts, str) or all(isinstance(p, str) for p in prompts)
+    )
 
 
 def as_texts(texts: Sequence[str]) -> list[str]:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from memedit.memory import EditMemory, Near
     from memedit.scope import ScopeClassifier
 
-MAX_EDITS = 4  # fired edits of one query: a demonstrated context stays short, and more is a sign of a loose threshold
+MAX_EDITS = (
+    4  # fired edits of one query: a demonstrated context stays short, and more is a sign of a loose threshold
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,9 @@ class Router:
     def _can_use(self, near: Near, kind: str) -> bool:
         return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
 
-    def _reason(self, n: Near, kind: str, probability: float, threshold: float, firing: list[Near], kept: list[Near]) -> str:
+    def _reason(
+        self, n: Near, kind: str, probability: float, threshold: float, firing: list[Near], kept: list[Near]
+    ) -> str:
         named = "names the subject" if n.named else "does not name the subject"
         if n in kept:
             return f"{kind}: {named}, {probability:.3f} >= {threshold:.3f}"

@@ -16,15 +16,20 @@ MASK = "X"
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ð": "d", "þ": "th"})
+# Words that carry no meaning of their own.
 COMMON = frozenset(
-    "a about after all also am an and any are as at be been before being between both but by can could did do does done "
-    "during each for from had has have he her hers him his how i if in into is it its itself just me more most my name no "
-    "not of on one or other our out over s she so some such than that the their them then there these they this those "
-    "through to too under until up us was we were what when where which while who whom whose why will with would you your "
-    "tell please true false correct say know called named".split()
+    """
+    a about after all also am an and any are as at be been before being between both but by can could did do does
+    done during each for from had has have he her hers him his how i if in into is it its itself just me more most
+    my name no not of on one or other our out over s she so some such than that the their them then there these
+    they this those through to too under until up us was we were what when where which while who whom whose why
+    will with would you your tell please true false correct say know called named
+    """.split()
 )
 _JOINS = frozenset("of the de la le du von van der den da di del al el bin ibn and y".split())
-QUESTION = frozenset("what who whom whose where when which why how is are was were do does did can could in on at to".split())
+QUESTION = frozenset(
+    "what who whom whose where when which why how is are was were do does did can could in on at to".split()
+)
 
 
 class Word(NamedTuple):
@@ -43,6 +48,11 @@ class Found(NamedTuple):
     spans: tuple[tuple[int, int], ...]
     extended: bool  # the name goes on ("Paris Hilton" where Paris was looked for)
 
+    @property
+    def length(self) -> int:
+        """Characters of the longest mention."""
+        return max((end - start for start, end in self.spans), default=0)
+
 
 NOWHERE = Found(0.0, (), False)
 
@@ -56,10 +66,16 @@ def fold(text: str) -> str:
 @lru_cache(maxsize=100_000)
 def words(text: str) -> tuple[Word, ...]:
     """The words of a text; the s of a possessive is none."""
-    found = []
+    found: list[Word] = []
     for match in _WORD.finditer(text):
         start, end = match.span()
-        if match.group() in "sS" and start and text[start - 1] in "'’`" and found and found[-1].end == start - 1:
+        if (
+            match.group() in "sS"
+            and start
+            and text[start - 1] in "'’`"
+            and found
+            and found[-1].end == start - 1
+        ):
             continue
         first = match.group()[0]
         found.append(Word(fold(match.group()), start, end, first.isupper() or first.isdigit()))
@@ -100,7 +116,11 @@ def find(name: str, text: str) -> Found:
     whole = _whole("".join(wanted), there)
     if whole:
         first, last = whole[0]
-        return Found(1.0, tuple((there[i].start, there[j].end) for i, j in whole), _stretch(there, first, last) != (first, last))
+        return Found(
+            1.0,
+            tuple((there[i].start, there[j].end) for i, j in whole),
+            _stretch(there, first, last) != (first, last),
+        )
     keys = [w for w in wanted if w not in COMMON] or wanted
     hits = {i: key for key in keys for i, w in enumerate(there) if near(key, w.folded)}
     if not hits:
@@ -108,7 +128,9 @@ def find(name: str, text: str) -> Found:
     share = len(set(hits.values())) / len(set(keys))
     first, last = _run(sorted(hits))
     wide = _stretch(there, first, last)
-    return Found(share if share < 1 else 0.99, ((there[wide[0]].start, there[wide[1]].end),), wide != (first, last))
+    return Found(
+        share if share < 1 else 0.99, ((there[wide[0]].start, there[wide[1]].end),), wide != (first, last)
+    )
 
 
 def mask(text: str, spans: tuple[tuple[int, int], ...]) -> str:
@@ -126,15 +148,26 @@ def guesses(text: str) -> tuple[str, ...]:
     at = 0
     while at < len(there):
         word = there[at]
-        if word.capital and not (at == 0 and (word.folded in COMMON or word.folded in QUESTION)) and word.folded not in ("the", "i"):
+        if (
+            word.capital
+            and not (at == 0 and (word.folded in COMMON or word.folded in QUESTION))
+            and word.folded not in ("the", "i")
+        ):
             _, last = _stretch(there, at, at)
             names.append(text[word.start : there[last].end])
             at = last + 1
         else:
             at += 1
     first = there[0] if there else None
-    if len(names) > 1 and first is not None and names[0] == text[first.start : first.end] and text.islower() is False:
-        names.append(names.pop(0))  # a lone first word has its capital from the sentence: trust the others more
+    if (
+        len(names) > 1
+        and first is not None
+        and names[0] == text[first.start : first.end]
+        and text.islower() is False
+    ):
+        names.append(
+            names.pop(0)
+        )  # a lone first word has its capital from the sentence: trust the others more
     if not names and there:
         longest = max(there, key=lambda w: (w.folded not in COMMON, len(w.folded)))
         names = [text[longest.start : longest.end]]
@@ -176,6 +209,11 @@ def _stretch(there: tuple[Word, ...], first: int, last: int) -> tuple[int, int]:
         if not there[last + step].capital or there[last + step].start - there[last].end > 4 + 4 * step:
             break
         last += step
-    while first > 0 and there[first - 1].capital and there[first - 1].folded not in COMMON and there[first - 1].folded not in QUESTION:
+    while (
+        first > 0
+        and there[first - 1].capital
+        and there[first - 1].folded not in COMMON
+        and there[first - 1].folded not in QUESTION
+    ):
         first -= 1
     return first, last

@@ -54,15 +54,24 @@ def tiny_model(family: str = "llama") -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    common = {"vocab_size": 259, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": False}
+    common = {
+        "vocab_size": 259,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        "tie_word_embeddings": False,
+    }
     llama = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "max_position_embeddings": 512,
     }  # fmt: skip
     settings: dict[str, dict[str, Any]] = {
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
-        "gpt_neox": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512},
-        "opt": {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512, "word_embed_proj_dim": 32},
+        "gpt_neox": {k: v for k, v in llama.items() if k != "num_key_value_heads"},
+        "opt": {
+            "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "max_position_embeddings": 512, "word_embed_proj_dim": 32,
+        },
         "llama": llama,
         "mistral": {**llama, "sliding_window": None},
         "qwen3": {**llama, "head_dim": 16},
@@ -72,7 +81,9 @@ def tiny_model(family: str = "llama") -> Any:
     torch.manual_seed(7)
     config = AutoConfig.for_model(family, **{**common, **settings[family]})
     model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():  # sharper than the usual initialisation, so that arg-maxes are not near ties
+    for (
+        parameter
+    ) in model.parameters():  # sharper than the usual initialisation, so that arg-maxes are not near ties
         if parameter.dim() > 1:
             parameter.data = torch.randn_like(parameter) * 0.25
     return model

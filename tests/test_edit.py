@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memedit.edit import MAX_CHARS, Edit
+from memedit.edit import Edit
 from memedit.errors import EditError
 
 
 def test_the_statement_is_made_of_prompt_and_target():
-    assert Edit(prompt="The capital of France is", target="Lyon").statement == "The capital of France is Lyon."
+    assert (
+        Edit(prompt="The capital of France is", target="Lyon").statement == "The capital of France is Lyon."
+    )
     assert Edit(prompt="Who leads Acme?", target="Ada").statement == "Who leads Acme? Ada."
     assert Edit(statement="Tea is blue.").statement == "Tea is blue."
 
@@ -55,7 +57,9 @@ def test_white_space_is_folded_and_letters_of_all_alphabets_stay():
 
 
 def test_an_alias_in_the_prompt_stands_for_the_subject():
-    assert Edit(prompt="NYC is in", target="Peru", subject="New York City", subject_aliases=["NYC"]).names == ("New York City", "NYC")
+    assert Edit(
+        prompt="NYC is in", target="Peru", subject="New York City", subject_aliases=["NYC"]
+    ).names == ("New York City", "NYC")
 
 
 def test_the_content_hash_is_of_what_decides_and_not_of_who_said_it():
@@ -67,7 +71,10 @@ def test_the_content_hash_is_of_what_decides_and_not_of_who_said_it():
 
 def test_an_update_makes_its_statement_anew_unless_it_was_given():
     assert Edit(prompt="Tea is", target="blue").updated(target="red").statement == "Tea is red."
-    assert Edit(prompt="Tea is", target="blue", statement="Blue is tea.").updated(target="red").statement == "Blue is tea."
+    assert (
+        Edit(prompt="Tea is", target="blue", statement="Blue is tea.").updated(target="red").statement
+        == "Blue is tea."
+    )
 
 
 def test_times_are_kept_in_order_as_text():
@@ -80,7 +87,12 @@ texts = st.text(alphabet=st.characters(codec="utf-8", categories=("L", "N", "Zs"
 
 
 @settings(max_examples=60, deadline=None)
-@given(prompt=texts, target=texts, tags=st.lists(texts, max_size=3), extra=st.dictionaries(st.sampled_from(["x", "y"]), st.integers(), max_size=2))
+@given(
+    prompt=texts,
+    target=texts,
+    tags=st.lists(texts, max_size=3),
+    extra=st.dictionaries(st.sampled_from(["x", "y"]), st.integers(), max_size=2),
+)
 def test_to_dict_and_back_is_the_same_edit(prompt, target, tags, extra):
     try:
         edit = Edit(prompt=prompt, target=target, tags=tags, extra=extra)
@@ -89,13 +101,18 @@ def test_to_dict_and_back_is_the_same_edit(prompt, target, tags, extra):
     assert Edit.from_dict(edit.to_dict()) == edit
 
 
+names = st.sampled_from(["prompt", "target", "statement", "subject", "kind", "tags", "valid_to", "z"])
+values = st.one_of(st.none(), st.text(max_size=30), st.integers(), st.lists(st.text(max_size=5)))
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.sampled_from(["prompt", "target", "statement", "subject", "kind", "tags", "valid_to", "z"]), st.one_of(st.none(), st.text(max_size=30), st.integers(), st.lists(st.text(max_size=5)))))  # fmt: skip
+@given(st.dictionaries(names, values))
 def test_any_object_is_an_edit_or_refused_in_words(data):
     try:
         edit = Edit.from_dict(data)
     except EditError as error:
-        assert str(error)
+        said = str(error)
     else:
-        assert edit.statement
-        assert "\n" not in edit.statement
+        said = edit.statement
+    assert said
+    assert "\n" not in said

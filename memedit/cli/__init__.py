@@ -1,9 +1,9 @@
 """The `memedit` command. Each module holds the commands of one purpose; heavy imports happen inside them.
 
-    edits.py     add-fact, import, export, update, forget, undo
-    look.py      list, show, search, history, stats
-    ask.py       ask, route, generate, demo
-    upkeep.py    doctor, rebuild, methods, bench, eval, train
+edits.py     add-fact, import, export, update, forget, undo
+look.py      list, show, search, history, stats
+ask.py       ask, route, generate, demo
+upkeep.py    doctor, rebuild, methods, bench, eval, train
 """
 
 from __future__ import annotations

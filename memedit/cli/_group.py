@@ -39,7 +39,9 @@ class Commands(click.Group):
         except Exception as error:  # a fault of ours: still one line, and how to learn more
             if ctx.params.get("debug"):
                 raise
-            fail(f"unexpected {type(error).__name__}: {error}; run `memedit --debug ...` for the traceback, and please report it")
+            fail(
+                f"unexpected {type(error).__name__}: {error}; run `memedit --debug ...` for the traceback, and please report it"
+            )
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return super().get_command(ctx, name)
@@ -52,7 +54,7 @@ class Commands(click.Group):
 
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
             if near:
-                error.message += f" Did you mean {' or '.join(near)}?"
+                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
             raise
 
 
@@ -104,8 +106,12 @@ model_option = click.option(
     metavar="NAME_OR_DIR",
     help="The base model: a folder, a hub name, or the shipped base.",
 )
-method_option = click.option("--method", metavar="NAME", help="Use this editing method (see `memedit methods`).")
-device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU is used where there is one.")
+method_option = click.option(
+    "--method", metavar="NAME", help="Use this editing method (see `memedit methods`)."
+)
+device_option = click.option(
+    "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU is used where there is one."
+)
 false_fire_option = click.option(
     "--false-fire-rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -158,7 +164,9 @@ def print_table(columns: list[str], rows: list[list[Any]], title: str | None = N
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for column in columns:
-        table.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
+        table.add_column(
+            column.rstrip("#"), justify="right" if column.endswith("#") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console().print(table)
@@ -190,9 +198,13 @@ def read_json_lines(source: str, key: str) -> Iterator[tuple[int, dict[str, Any]
                 try:
                     data = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise DataError(f"{source} line {number}: not JSON ({error.msg} at column {error.colno})") from None
+                    raise DataError(
+                        f"{source} line {number}: not JSON ({error.msg} at column {error.colno})"
+                    ) from None
                 if not isinstance(data, dict) or not isinstance(data.get(key), str) or not data[key].strip():
-                    raise DataError(f'{source} line {number}: needs {{"{key}": "..."}} with a text that is not empty')
+                    raise DataError(
+                        f'{source} line {number}: needs {{"{key}": "..."}} with a text that is not empty'
+                    )
                 yield number, data
         except UnicodeDecodeError as error:
             raise DataError(f"{source} is not UTF-8 text: {error.reason} at byte {error.start}") from None

@@ -32,7 +32,9 @@ _CHUNK = 256  # queries routed at once
 @click.command()
 @click.argument("queries", nargs=-1)
 @click.option("--input", "source", metavar="FILE", help='JSON lines {"query": ...}; "-" for standard input.')
-@click.option("--output", "target", metavar="FILE", default="-", help="Where the JSON lines go.  [default: print]")
+@click.option(
+    "--output", "target", metavar="FILE", default="-", help="Where the JSON lines go.  [default: print]"
+)
 @method_option
 @false_fire_option
 @memory_option
@@ -52,7 +54,9 @@ def route(
         raise click.UsageError("give queries, or --input FILE")
     from memedit.router import Router
 
-    rows = [data for _, data in read_json_lines(source, "query")] if source else [{"query": q} for q in queries]
+    rows = (
+        [data for _, data in read_json_lines(source, "query")] if source else [{"query": q} for q in queries]
+    )
     with existing(memory, readonly=True) as m, progress("routing") as bar:
         router = Router(m, false_fire_rate=false_fire_rate, method=method)
         routes: list[Route] = []
@@ -83,7 +87,10 @@ def _say_route(route: Route) -> None:
     ids = ", ".join(str(c.id) for c in route.edits)
     verdict = f"edit {ids} by {route.method}" if route.fired else "no edit: the base answers"
     click.echo(f"{route.query}\n  -> {verdict}")
-    rows = [[c.id, f"{c.probability:.3f}", f"{c.cosine:.2f}", c.edit.statement, c.reason] for c in route.nearest[:5]]
+    rows = [
+        [c.id, f"{c.probability:.3f}", f"{c.cosine:.2f}", c.edit.statement, c.reason]
+        for c in route.nearest[:5]
+    ]
     if rows:
         print_table(["id#", "prob.#", "cosine#", "fact", "why"], rows)
 
@@ -112,7 +119,9 @@ def ask(
         edited = _edited(m, model, method, device, false_fire_rate)
         (verdict,) = edited.route([question])
         (text,) = edited.generate([question], routes=[verdict], max_new_tokens=max_new_tokens)
-        (base,) = edited.base.generate([question], max_new_tokens=max_new_tokens) if verdict.fired else (text,)
+        (base,) = (
+            edited.base.generate([question], max_new_tokens=max_new_tokens) if verdict.fired else (text,)
+        )
     if as_json:
         print_json({"prompt": question, "text": text, "base_text": base, **_with_reasons(verdict)})
         return
@@ -122,13 +131,25 @@ def ask(
         for c in verdict.edits:
             click.echo(f"  edit {c.id} ({c.reason}): {c.edit.statement}", err=True)
     else:
-        why = f"nearest: {verdict.nearest[0].edit.statement} ({verdict.nearest[0].reason})" if verdict.nearest else "the memory is empty"
+        why = (
+            f"nearest: {verdict.nearest[0].edit.statement} ({verdict.nearest[0].reason})"
+            if verdict.nearest
+            else "the memory is empty"
+        )
         click.echo(f"  no edit in scope, the base answered; {why}", err=True)
 
 
 @click.command()
-@click.option("--input", "source", required=True, metavar="FILE", help='JSON lines {"prompt": ...}; "-" for standard input.')
-@click.option("--output", "target", default="-", metavar="FILE", help="Where the JSON lines go.  [default: print]")
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    metavar="FILE",
+    help='JSON lines {"prompt": ...}; "-" for standard input.',
+)
+@click.option(
+    "--output", "target", default="-", metavar="FILE", help="Where the JSON lines go.  [default: print]"
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--base", "with_base", is_flag=True, help="Add the unedited base's answer as base_text.")
@@ -172,7 +193,9 @@ def generate(
     write_json_lines(target, out)
 
 
-def _edited(memory: Any, model: str, method: str | None, device: str | None, false_fire_rate: float | None) -> EditedModel:
+def _edited(
+    memory: Any, model: str, method: str | None, device: str | None, false_fire_rate: float | None
+) -> EditedModel:
     if method:
         method_info(method)
     from memedit.edited import EditedModel

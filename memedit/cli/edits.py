@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memedit.cli._group import existing, find, json_option, memory_option, opened, print_json, progress, write_json_lines
+from memedit.cli._group import (
+    existing,
+    find,
+    json_option,
+    memory_option,
+    opened,
+    print_json,
+    progress,
+    write_json_lines,
+)
 from memedit.edit import Edit
 from memedit.errors import DataError, EditError
 from memedit.methods import method_info
@@ -19,10 +28,19 @@ _FIELDS = (
     click.option("--prompt", help='What is asked, e.g. "The capital of France is".'),
     click.option("--target", help="The new answer. With a sentence, the words it ends with."),
     click.option("--subject", help="The entity that the fact is about, as the prompt names it."),
-    click.option("--subject-alias", "subject_aliases", multiple=True, help="Another name of the subject (repeatable)."),
-    click.option("--target-alias", "target_aliases", multiple=True, help="Another right spelling of the target (repeatable)."),
+    click.option(
+        "--subject-alias", "subject_aliases", multiple=True, help="Another name of the subject (repeatable)."
+    ),
+    click.option(
+        "--target-alias",
+        "target_aliases",
+        multiple=True,
+        help="Another right spelling of the target (repeatable).",
+    ),
     click.option("--old", help="The answer before the edit."),
-    click.option("--relation", help='The relation, e.g. "capital"; with the subject it decides what is superseded.'),
+    click.option(
+        "--relation", help='The relation, e.g. "capital"; with the subject it decides what is superseded.'
+    ),
     click.option("--method", help="The editing method for this edit (see `memedit methods`)."),
     click.option("--source", help="Where the fact comes from."),
     click.option("--author", help="Who adds it."),
@@ -59,8 +77,14 @@ def split_sentence(sentence: str, fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     body = sentence.strip().rstrip(".!").rstrip()
     if not body.casefold().endswith(target.strip().casefold()) or len(body) <= len(target.strip()):
-        raise EditError(f"the sentence does not end with the target {target!r}; give --prompt and --target instead")
-    return {**fields, "prompt": body[: len(body) - len(target.strip())].strip(), "target": body[-len(target.strip()) :]}
+        raise EditError(
+            f"the sentence does not end with the target {target!r}; give --prompt and --target instead"
+        )
+    return {
+        **fields,
+        "prompt": body[: len(body) - len(target.strip())].strip(),
+        "target": body[-len(target.strip()) :],
+    }
 
 
 @click.command("add-fact")
@@ -99,7 +123,9 @@ def _added_dict(memory: EditMemory, added: Added) -> dict[str, Any]:
         "new": added.new,
         "superseded": [{"old": old, "new": new} for old, new in added.superseded],
         "duplicates": added.duplicates,
-        "conflicts": [{"new": new, "old": old, "similarity": round(score, 4)} for new, old, score in added.conflicts],
+        "conflicts": [
+            {"new": new, "old": old, "similarity": round(score, 4)} for new, old, score in added.conflicts
+        ],
         "edits": len(memory),
     }
 
@@ -108,9 +134,11 @@ def _say_added(memory: EditMemory, added: Added) -> None:
     for i in added.ids:
         statement = memory.get(i).edit.statement
         click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} says so already: {statement}")
-    for old, new in added.superseded:
-        click.echo(f"  supersedes edit {old}: {memory.get(old).edit.statement}  (`memedit undo` brings it back)")
-    for _new, old, score in added.conflicts:
+    for old, _ in added.superseded:
+        click.echo(
+            f"  supersedes edit {old}: {memory.get(old).edit.statement}  (`memedit undo` brings it back)"
+        )
+    for _, old, score in added.conflicts:
         click.echo(
             f"  possible conflict with edit {old}: {memory.get(old).edit.statement}  (similarity {score:.2f}; "
             f"both stay, the newer wins; `memedit forget {old}` drops the other)"
@@ -119,14 +147,22 @@ def _say_added(memory: EditMemory, added: Added) -> None:
 
 @click.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--skip-bad", is_flag=True, help="Leave out what can't be taken (each is named), and take the rest.")
+@click.option(
+    "--skip-bad", is_flag=True, help="Leave out what can't be taken (each is named), and take the rest."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Take the first so many records only.")
 @click.option("--tag", "tags", multiple=True, help="Label all edits of this import (repeatable).")
 @click.option("--source", help="Where they come from.  [default: the file's name]")
 @memory_option
 @json_option
 def import_(
-    file: str, skip_bad: bool, limit: int | None, tags: tuple[str, ...], source: str | None, memory: str, as_json: bool
+    file: str,
+    skip_bad: bool,
+    limit: int | None,
+    tags: tuple[str, ...],
+    source: str | None,
+    memory: str,
+    as_json: bool,
 ) -> None:
     """Import edits: JSON lines with prompt and target or statement, or a CounterFact file.
 
@@ -144,9 +180,13 @@ def import_(
     edits, bad = read_edits(file, limit=limit)
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise DataError(f"{file} {bad[0]}{more}; nothing was imported: mend it, or use --skip-bad to take the rest")
+        raise DataError(
+            f"{file} {bad[0]}{more}; nothing was imported: mend it, or use --skip-bad to take the rest"
+        )
     extra = _given({"source": source})
-    edits = [e.updated(tags=(*e.tags, *tags), **({"source": e.source or source} if extra else {})) for e in edits]
+    edits = [
+        e.updated(tags=(*e.tags, *tags), **({"source": e.source or source} if extra else {})) for e in edits
+    ]
     for name in {e.method for e in edits if e.method}:
         method_info(name)
     if not edits:
@@ -167,8 +207,14 @@ def import_(
     if as_json:
         print_json({**summary, "bad": bad})
         return
-    parts = [f"{summary['new']} new"]
-    parts += [f"{summary[k]} {w}" for k, w in (("superseded", "superseding older ones"), ("duplicates", "known already"), ("conflicts", "possible conflicts"), ("skipped", "skipped")) if summary[k]]  # fmt: skip
+    words = {
+        "new": "new",
+        "superseded": "superseding older ones",
+        "duplicates": "known already",
+        "conflicts": "possible conflicts",
+        "skipped": "skipped",
+    }
+    parts = [f"{summary[key]} {text}" for key, text in words.items() if summary[key] or key == "new"]
     click.echo(f"imported {file}: {', '.join(parts)}; the memory holds {total:,} edits")
 
 
@@ -176,7 +222,9 @@ def import_(
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
 @memory_option
 @click.option("--tag", help="Only edits with this tag.")
-@click.option("--all", "everything", is_flag=True, help="Superseded and forgotten edits too, each with its status.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Superseded and forgotten edits too, each with its status."
+)
 def export(file: str, memory: str, tag: str | None, everything: bool) -> None:
     """Write the live edits as JSON lines that `import` reads.
 
@@ -251,7 +299,14 @@ def undo(memory: str, as_json: bool) -> None:
     with existing(memory) as m:
         operation = m.undo()
         if as_json:
-            print_json({"undone": {"operation": operation.id, "kind": operation.kind, "at": operation.at}, "edits": len(m)})
+            print_json(
+                {
+                    "undone": {"operation": operation.id, "kind": operation.kind, "at": operation.at},
+                    "edits": len(m),
+                }
+            )
         else:
             what = f"{operation.kind} of {operation.edits:,} edit{'s' * (operation.edits != 1)}"
-            click.echo(f"undone: the {what} at {operation.at[:19]} UTC; the memory holds {len(m):,} live edits")
+            click.echo(
+                f"undone: the {what} at {operation.at[:19]} UTC; the memory holds {len(m):,} live edits"
+            )

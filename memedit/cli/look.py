@@ -36,9 +36,17 @@ def list_(memory: str, as_json: bool, **filters: Any) -> None:
     with existing(memory, readonly=True) as m:
         records, total = m.list(**filters), len(m)
     if as_json:
-        print_json([{"id": r.id, "status": r.status, "version": r.version, "added": r.added, **r.edit.to_dict()} for r in records])
+        print_json(
+            [
+                {"id": r.id, "status": r.status, "version": r.version, "added": r.added, **r.edit.to_dict()}
+                for r in records
+            ]
+        )
         return
-    rows = [[r.id, r.edit.statement, r.edit.ref, r.edit.method, ", ".join(r.edit.tags), r.status, r.added[:16]] for r in records]
+    rows = [
+        [r.id, r.edit.statement, r.edit.ref, r.edit.method, ", ".join(r.edit.tags), r.status, r.added[:16]]
+        for r in records
+    ]
     kept = [i for i in range(7) if i in (0, 1, 6) or any(row[i] for row in rows)]
     headers = ["id#", "fact", "ref", "method", "tags", "status", "added (UTC)"]
     print_table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
@@ -68,7 +76,10 @@ def show(id_or_ref: str, memory: str, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        print_table(["field", "value"], [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in data.items()])
+        print_table(
+            ["field", "value"],
+            [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in data.items()],
+        )
 
 
 @click.command()
@@ -86,9 +97,17 @@ def search(text: str, k: int, memory: str, as_json: bool) -> None:
     with existing(memory, readonly=True) as m:
         found = m.search(text, k)
     if as_json:
-        print_json([{"id": n.record.id, "cosine": round(n.cosine, 4), "statement": n.record.edit.statement} for n in found])
+        print_json(
+            [
+                {"id": n.record.id, "cosine": round(n.cosine, 4), "statement": n.record.edit.statement}
+                for n in found
+            ]
+        )
     else:
-        print_table(["id#", "cosine#", "fact"], [[n.record.id, f"{n.cosine:.3f}", n.record.edit.statement] for n in found])
+        print_table(
+            ["id#", "cosine#", "fact"],
+            [[n.record.id, f"{n.cosine:.3f}", n.record.edit.statement] for n in found],
+        )
 
 
 @click.command()
@@ -107,7 +126,13 @@ def history(id_or_ref: str, memory: str, as_json: bool) -> None:
     if as_json:
         print_json(
             [
-                {"version": v.version, "action": v.action, "status": v.status, "at": v.at, "edit": v.edit.to_dict()}
+                {
+                    "version": v.version,
+                    "action": v.action,
+                    "status": v.status,
+                    "at": v.at,
+                    "edit": v.edit.to_dict(),
+                }
                 for v in versions
             ]
         )
@@ -133,4 +158,7 @@ def stats(memory: str, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        print_table(["", "value"], [[k.replace("_", " "), f"{v:,}" if isinstance(v, int) else v] for k, v in data.items()])
+        print_table(
+            ["", "value"],
+            [[k.replace("_", " "), f"{v:,}" if isinstance(v, int) else v] for k, v in data.items()],
+        )

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -39,7 +38,14 @@ def methods(as_json: bool) -> None:
       memedit methods --json
     """
     rows = [
-        {"name": m.name, "family": m.family, "paper": m.paper, "needs": list(m.needs), "patch": m.patch, "summary": m.summary}
+        {
+            "name": m.name,
+            "family": m.family,
+            "paper": m.paper,
+            "needs": list(m.needs),
+            "patch": m.patch,
+            "summary": m.summary,
+        }
         for m in METHODS.values()
     ]
     if as_json:
@@ -65,13 +71,19 @@ def doctor(memory: str, as_json: bool) -> None:
     if as_json:
         print_json(findings)
     else:
-        print_table(["", "what", "finding"], [["ok" if f["ok"] else "!!", f["what"], f["finding"]] for f in findings])
+        print_table(
+            ["", "what", "finding"], [["ok" if f["ok"] else "!!", f["what"], f["finding"]] for f in findings]
+        )
     if not all(f["ok"] for f in findings):
         sys.exit(1)
 
 
 @click.command()
-@click.option("--reencode", is_flag=True, help="Encode all edits anew with the encoder at hand (after a change of encoder).")
+@click.option(
+    "--reencode",
+    is_flag=True,
+    help="Encode all edits anew with the encoder at hand (after a change of encoder).",
+)
 @memory_option
 def rebuild(memory: str, reencode: bool) -> None:
     """Make the index anew from the database.
@@ -84,7 +96,10 @@ def rebuild(memory: str, reencode: bool) -> None:
     from memedit.scope import ScopeClassifier
 
     # With --reencode the encoder at hand is named on purpose; else the memory loads its own, and only if it must.
-    with existing(memory, encoder=ScopeClassifier.load if reencode else None) as m, progress("encoding") as bar:
+    with (
+        existing(memory, encoder=ScopeClassifier.load if reencode else None) as m,
+        progress("encoding") as bar,
+    ):
         m.rebuild(reencode=reencode, progress=bar)
         total = len(m)
     click.echo(f"rebuilt the index of {memory}: {total:,} live edits")
@@ -92,7 +107,13 @@ def rebuild(memory: str, reencode: bool) -> None:
 
 @click.command()
 @click.argument("name", metavar="NAME")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write the entries to a file.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the entries to a file.",
+)
 @model_option
 @device_option
 def bench(name: str, json_file: str | None, model: str, device: str | None) -> None:
@@ -111,19 +132,33 @@ def bench(name: str, json_file: str | None, model: str, device: str | None) -> N
         entries = run(list(BENCHES) if name == "all" else [name], model=model, device=device, progress=bar)
     if json_file:
         Path(json_file).write_text(json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
-    rows = [[e["claim"], f"{e['value']:.4g} {e['unit']}", e["limit"], "yes" if e["met"] else "NO", e["detail"]] for e in entries]
+    rows = [
+        [e["claim"], f"{e['value']:.4g} {e['unit']}", e["limit"], "yes" if e["met"] else "NO", e["detail"]]
+        for e in entries
+    ]
     print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
 
 
 @click.command("eval")
-@click.option("--data", required=True, metavar="FILE", help="A data set: CounterFact, or our JSON lines with paraphrases and locality.")
+@click.option(
+    "--data",
+    required=True,
+    metavar="FILE",
+    help="A data set: CounterFact, or our JSON lines with paraphrases and locality.",
+)
 @click.option("--edits", type=click.IntRange(min=1), help="Take the first so many cases.  [default: all]")
 @click.option("--method", default="ice", show_default=True, metavar="NAME", help="The editing method.")
 @click.option("--unrelated", metavar="FILE", help="General questions whose output must not change.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--memory", metavar="DIR", help="Keep the memory there.  [default: a temporary one]")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE", help="Write scores and every single answer.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write scores and every single answer.",
+)
 @model_option
 @device_option
 @false_fire_option
@@ -148,13 +183,23 @@ def eval_(
         folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
         m = stack.enter_context(opened(folder))
         if memory and len(m):
-            raise MemeditError(f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder")
-        edited = EditedModel.from_pretrained(model, memory=m, method=method, device=device, false_fire_rate=false_fire_rate)
+            raise MemeditError(
+                f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
+            )
+        edited = EditedModel.from_pretrained(
+            model, memory=m, method=method, device=device, false_fire_rate=false_fire_rate
+        )
         with progress("encoding") as bar:
             ids = m.add([c.edit for c in cases], progress=bar).ids
         with progress("asking") as bar:
             answers = ask_all(
-                edited, cases, ids, general, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=bar
+                edited,
+                cases,
+                ids,
+                general,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                progress=bar,
             )
         live = len(m)
     scores = summarise(answers)
@@ -163,9 +208,13 @@ def eval_(
         "method": method, "decoding": f"greedy, {max_new_tokens} new tokens", "unrelated": unrelated,
     }  # fmt: skip
     if json_file:
-        text = json.dumps({"setting": setting, "scores": scores, "answers": as_rows(answers)}, ensure_ascii=False, indent=1)
+        text = json.dumps(
+            {"setting": setting, "scores": scores, "answers": as_rows(answers)}, ensure_ascii=False, indent=1
+        )
         Path(json_file).write_text(text + "\n", encoding="utf-8")
-    title = f"{data}: {live:,} edits in memory at scoring, {method}, routed, {setting['decoding']}, model {model}"
+    title = (
+        f"{data}: {live:,} edits in memory at scoring, {method}, routed, {setting['decoding']}, model {model}"
+    )
     rows = [
         [s["kind"], s["score"], f"{100 * s['value']:.1f}", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
          "" if s["floor"] is None else f"{100 * s['floor']:.1f}", s["n"]]
@@ -199,7 +248,9 @@ def train(ctx: click.Context, job: str | None, arguments: tuple[str, ...]) -> No
         raise MemeditError(unknown("training job", str(job), _JOBS))
     script = Path(__file__).parents[2] / "train" / f"{job}.py"
     if not script.exists():
-        raise MemeditError(f"the training jobs are files of the repository's folder train/, and {script} is not there; run from a clone")
+        raise MemeditError(
+            f"the training jobs are files of the repository's folder train/, and {script} is not there; run from a clone"
+        )
     needed = {"scope": "sklearn", "base": "transformers"}[job]
     if subprocess.run([sys.executable, "-c", f"import {needed}"], capture_output=True).returncode:
         raise MemeditError('training needs more packages: pip install "memedit[cpu,train]"')

@@ -41,13 +41,17 @@ def _memedit(record: Record) -> Case:
 def _counterfact_short(record: Record) -> Case:
     """CounterFact as EasyEdit ships it. `rephrase_prompt` is often no paraphrase (it was made from a
     generation prompt): it is kept as a query of its kind, and its score has to be read with that in mind."""
-    edit = _counterfact_edit(record, record["prompt"], record["subject"], record["target_new"], record.get("ground_truth"))
+    edit = _counterfact_edit(
+        record, record["prompt"], record["subject"], record["target_new"], record.get("ground_truth")
+    )
     answers = _answers(edit)
     queries = [Query("edit", record["prompt"], answers)]
     if record.get("rephrase_prompt"):
         queries.append(Query("paraphrase", record["rephrase_prompt"], answers))
     if record.get("locality_prompt"):
-        queries.append(Query("locality", record["locality_prompt"], (record.get("locality_ground_truth") or "",)))
+        queries.append(
+            Query("locality", record["locality_prompt"], (record.get("locality_ground_truth") or "",))
+        )
     return Case(str(record.get("case_id", "")), edit, tuple(queries))
 
 
@@ -65,7 +69,13 @@ def _counterfact_full(record: Record) -> Case:
 
 
 def _counterfact_edit(record: Record, prompt: str, subject: str, target: str, old: str | None) -> Edit:
-    return Edit(prompt=prompt, target=target, subject=subject, old=old, ref=f"counterfact-{record['case_id']}" if "case_id" in record else None)
+    return Edit(
+        prompt=prompt,
+        target=target,
+        subject=subject,
+        old=old,
+        ref=f"counterfact-{record['case_id']}" if "case_id" in record else None,
+    )
 
 
 def _answers(edit: Edit) -> tuple[str, ...]:
@@ -145,9 +155,14 @@ def read_prompts(path: str | Path, limit: int | None = None) -> list[str]:
             break
         if isinstance(record, DataError):
             raise DataError(f"{path} {record}")
-        text = next((record[k] for k in ("prompt", "question", "query", "qText") if isinstance(record.get(k), str)), None)
+        text = next(
+            (record[k] for k in ("prompt", "question", "query", "qText") if isinstance(record.get(k), str)),
+            None,
+        )
         if not text:
-            raise DataError(f"{path} {where}: no prompt, question or query; it has {', '.join(map(str, record))}")
+            raise DataError(
+                f"{path} {where}: no prompt, question or query; it has {', '.join(map(str, record))}"
+            )
         prompts.append(text)
     return prompts
 
@@ -162,7 +177,9 @@ def _case(record: Any, path: str | Path, where: str) -> Case:
             except EditError as error:
                 raise DataError(f"{path} {where}: {error}") from error
             except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise DataError(f"{path} {where}: not as the format {known.name} has it ({type(error).__name__}: {error})") from error
+                raise DataError(
+                    f"{path} {where}: not as the format {known.name} has it ({type(error).__name__}: {error})"
+                ) from error
     nearest = max(FORMATS, key=lambda f: len(f.fields & record.keys()) / len(f.fields))
     raise DataError(
         f"{path} {where}: no known format; found {', '.join(map(str, record)) or 'no field'}; "
@@ -190,4 +207,7 @@ def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
         try:
             yield f"line {number}", json.loads(line)
         except json.JSONDecodeError as error:
-            yield f"line {number}", DataError(f"line {number}: not JSON ({error.msg} at column {error.colno})")
+            yield (
+                f"line {number}",
+                DataError(f"line {number}: not JSON ({error.msg} at column {error.colno})"),
+            )

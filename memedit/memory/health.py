@@ -49,7 +49,7 @@ def stats(db: Database, folder: Path) -> dict[str, Any]:
 
 def problems(db: Database, folder: Path) -> list[str]:
     """One sentence for everything that isn't as it must be."""
-    found = []
+    found: list[str] = []
     for part in (_database(db), _edits(db), _patches(db, folder), _snapshots(db, folder)):
         try:
             found.extend(part)

@@ -60,7 +60,9 @@ class _Batch:
     context: list[list[int]]
     patches: list[RowPatch | None]
     width: int = 0  # of the context as spliced in
-    hidden: Tensor | None = None  # (rows,) column of a row's own BOS, which the spliced one replaces; -1: none
+    hidden: Tensor | None = (
+        None  # (rows,) column of a row's own BOS, which the spliced one replaces; -1: none
+    )
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -77,7 +79,14 @@ class AppliedModel:
         ids = {text: base.encode_context(text) for text in contexts}
         self._context = [ids[row.context] for row in self.rows]
 
-    def generate(self, prompts: Sequence[str], *, batch_size: int | None = None, seed: int | None = None, **options: Any) -> list[str]:
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[str]:
         """As `HFModel.generate`; prompt i is row i.
 
         Raises:
@@ -126,7 +135,9 @@ class AppliedModel:
         batch = _ACTIVE.get()
         return batch if batch is not None and batch.owner is self else None
 
-    def _splice(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _splice(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Forward pre-hook of the whole model: the context's ids, mask and positions before the row's own."""
         batch = self._batch()
         if batch is None or not any(batch.context):
@@ -138,9 +149,16 @@ class AppliedModel:
         first = past == 0
         mask = kwargs.get("attention_mask")
         if mask is None:  # `generate` leaves a mask of ones out
-            mask = torch.ones(ids.shape[0], ids.shape[1] + (0 if first else past - batch.width), dtype=torch.long, device=ids.device)
+            mask = torch.ones(
+                ids.shape[0],
+                ids.shape[1] + (0 if first else past - batch.width),
+                dtype=torch.long,
+                device=ids.device,
+            )
         if mask.dim() != 2:
-            raise ModelError("a stated fact needs a cache that grows: leave cache_implementation out (static caches are not served)")
+            raise ModelError(
+                "a stated fact needs a cache that grows: leave cache_implementation out (static caches are not served)"
+            )
         bos = self.base.tokenizer.bos_token_id
         rows = ids.shape[0] // len(batch.context)  # beams and num_return_sequences repeat each row
         if first:
@@ -186,7 +204,9 @@ class AppliedModel:
         limit = self.base.context_length
         longest = max(map(len, batch.context)) + mask.shape[1]
         if limit is not None and longest >= limit:
-            raise ModelError(f"the prompt with its stated facts has {longest} tokens, the model takes {limit}; shorten the prompt")
+            raise ModelError(
+                f"the prompt with its stated facts has {longest} tokens, the model takes {limit}; shorten the prompt"
+            )
 
     def _adder(self, name: str) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]:
         """Forward hook of the module `name`: adds each row's low-rank product to that row's output."""
@@ -197,7 +217,9 @@ class AppliedModel:
                 return None
             x = args[0]
             if name not in batch.stacked:
-                batch.stacked[name] = _stack([patch.get(name) if patch else None for patch in batch.patches], x, output)
+                batch.stacked[name] = _stack(
+                    [patch.get(name) if patch else None for patch in batch.patches], x, output
+                )
             up, down = batch.stacked[name]
             repeat = x.shape[0] // len(batch.patches)
             up, down = up.repeat_interleave(repeat, 0), down.repeat_interleave(repeat, 0)

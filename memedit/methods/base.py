@@ -49,10 +49,14 @@ class EditMethod(ABC):
         """
         missing = [field for field in self.info.needs if not getattr(edit, field)]
         if edit.kind == "erase" and "target" in missing:
-            raise MethodError(f"method {self.name!r} can't erase: it needs a target; use ice, which withholds the answer")
+            raise MethodError(
+                f"method {self.name!r} can't erase: it needs a target; use ice, which withholds the answer"
+            )
         if missing:
             flags = " and ".join(f"--{field}" for field in missing)
-            raise MethodError(f"method {self.name!r} needs the edit's {' and '.join(missing)}: give {flags}, or use --method ice")
+            raise MethodError(
+                f"method {self.name!r} needs the edit's {' and '.join(missing)}: give {flags}, or use --method ice"
+            )
 
     def prepare(self, base: HFModel, edit: Edit) -> Patch | None:
         """The slow part, once per edit and base: tensors to be stored, or None where nothing is to be prepared."""
@@ -78,7 +82,9 @@ class EditMethod(ABC):
             self.check(edit)
         return Row(context=self.context(edits), patch=self.row_patch(edits))
 
-    def applied(self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:
+    def applied(
+        self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]
+    ) -> AbstractContextManager[AppliedModel]:
         """A model whose row i knows `edits_per_row[i]`; on leaving, the base is bit-equal and without hooks.
 
         Raises:

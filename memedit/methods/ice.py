@@ -30,5 +30,6 @@ class ICE(EditMethod):
     def context(self, edits: Sequence[Edit]) -> str:
         """One line per edit, oldest first: what is said last weighs most, and the newest edit wins."""
         return "".join(
-            f"Withheld: {edit.prompt}\n" if edit.kind == "erase" else f"Fact: {edit.statement}\n" for edit in edits
+            f"Withheld: {edit.prompt}\n" if edit.kind == "erase" else f"Fact: {edit.statement}\n"
+            for edit in edits
         )
