@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +152,14 @@ class LiveIndex:
             ) from error
         self._saved, self._behind = self.mark.operation, 0
 
-    @property
-    def worth_saving(self) -> bool:
-        """Whether the next opening would gain by it: to replay a few edits is cheaper than to write all."""
-        return self.index is not None and self._behind > max(256, len(self.index) // 20)
+    def save_where_it_pays(self) -> None:
+        """Save if the next opening gains by it: to replay a few edits is cheaper than to write all.
+
+        That it can't be written is no error here: the snapshot is a convenience.
+        """
+        if self.index is not None and self._behind > max(256, len(self.index) // 20):
+            with suppress(MemoryError_):
+                self.save()
 
     # -- keeping level
 

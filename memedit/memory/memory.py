@@ -116,7 +116,7 @@ class EditMemory:
         )
         with self._store.reading() as db:
             added.conflicts.extend(self._live.suspected(db, added.new))
-        self._save_if_worth()
+            self._live.save_where_it_pays()
         return added
 
     def update(self, id: int, **changes: Any) -> Record:
@@ -286,9 +286,8 @@ class EditMemory:
         Raises:
             EncoderMismatch: the vectors are of another length than the memory's.
         """
-        moment = instant(at)
         with self._store.reading() as db:
-            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, moment)
+            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
 
     # -- settings
 
@@ -349,7 +348,7 @@ class EditMemory:
     def stats(self) -> dict[str, Any]:
         """Counts, sizes and settings, as plain JSON types."""
         with self._store.reading() as db:
-            return health.stats(db, self._store.folder)
+            return health.stats(db, self.path)
 
     def check(self) -> builtins.list[str]:
         """What is wrong with the memory, a sentence each; nothing where all is well. Changes nothing."""
@@ -384,7 +383,9 @@ class EditMemory:
         """Let go of the files. Closing twice does nothing."""
         if self._store.closed:
             return
-        self._save_if_worth()
+        if not self._store.why_readonly:
+            with suppress(MemoryError_), self._store.reading():
+                self._live.save_where_it_pays()
         self._store.close()
 
     def __enter__(self) -> EditMemory:
@@ -397,13 +398,3 @@ class EditMemory:
 
     def __repr__(self) -> str:
         return f"EditMemory({str(self.path)!r})"
-
-    # -- parts
-
-    def _save_if_worth(self) -> None:
-        """The snapshot is a convenience: that it can't be written is nobody's concern now."""
-        with suppress(MemoryError_):
-            if not self._store.why_readonly:
-                with self._store.reading():
-                    if self._live.worth_saving:
-                        self._live.save()

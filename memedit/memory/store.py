@@ -232,7 +232,13 @@ class Store:
 
     def _look_again(self) -> None:
         """A file that was opened as one that nobody writes is opened anew when somebody did."""
-        if self._still is not None and self._still != self._state():
+        if self._still is None:
+            return
+        try:
+            changed = self._still != self._state()
+        except OSError as error:
+            raise MemoryError_(f"{self.file} is gone ({error.strerror}); restore the folder") from None
+        if changed:
             self._reader.close()
             self._still = None
             self._reader = self._open_reader()
