@@ -55,14 +55,19 @@ def machine() -> str:
 
 
 def run(
-    names: list[str], *, model: str = "base", device: str | None = None, progress: Progress | None = None
+    names: list[str],
+    *,
+    model: str = "base",
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
 ) -> list[Entry]:
     """The entries of these benches, in order: claim, value, unit, limit, met, detail."""
     out: list[Entry] = []
     for i, name in enumerate(names):
         if progress:
             progress(i, len(names))
-        out += BENCHES[name](model, device)
+        out += BENCHES[name](model, device, dtype)
     return out
 
 
@@ -83,7 +88,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _import(model: str, device: str | None) -> list[Entry]:
+def _import(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     from memedit.memory import EditMemory
 
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
@@ -100,7 +105,7 @@ def _import(model: str, device: str | None) -> list[Entry]:
     ]
 
 
-def _add(model: str, device: str | None) -> list[Entry]:
+def _add(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     from memedit.memory import EditMemory
 
     edits = list(invented_edits(1100))
@@ -129,7 +134,7 @@ def _add(model: str, device: str | None) -> list[Entry]:
     return [further, _entry("add-fact as a cold process", statistics.median(cold), "s", 10, "median of 3")]
 
 
-def _route(model: str, device: str | None) -> list[Entry]:
+def _route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     from memedit.memory import EditMemory
     from memedit.router import Router
 
@@ -153,7 +158,7 @@ def _route(model: str, device: str | None) -> list[Entry]:
     ]  # fmt: skip
 
 
-def _open(model: str, device: str | None) -> list[Entry]:
+def _open(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     import numpy as np
 
     from memedit.memory import EditMemory
@@ -180,7 +185,7 @@ def _open(model: str, device: str | None) -> list[Entry]:
     ]
 
 
-def _generate(model: str, device: str | None) -> list[Entry]:
+def _generate(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     from memedit.edited import EditedModel
     from memedit.memory import EditMemory
 
@@ -190,7 +195,7 @@ def _generate(model: str, device: str | None) -> list[Entry]:
     ]
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.add(invented_edits(10_000))
-        edited = EditedModel.from_pretrained(model, memory=memory, device=device)
+        edited = EditedModel.from_pretrained(model, memory=memory, device=device, dtype=dtype)
         options: dict[str, Any] = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
         ratios = []
         for i in range(26):
@@ -217,7 +222,7 @@ def _generate(model: str, device: str | None) -> list[Entry]:
     ]
 
 
-BENCHES: dict[str, Callable[[str, str | None], list[Entry]]] = {
+BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {
     "import": _import,
     "add": _add,
     "route": _route,

@@ -20,13 +20,13 @@ NEIGHBOUR = "The capital of Italy is"
 SAME_SUBJECT = "The official language of France is"
 
 
-def run(model: str = "base", device: str | None = None) -> None:
+def run(model: str = "base", device: str | None = None, dtype: str | None = None) -> None:
     """Print base answers, add a fact, print edited answers with their routes, undo, print again."""
     from memedit.edited import EditedModel
     from memedit.memory import EditMemory
 
     with tempfile.TemporaryDirectory(prefix="memedit-demo-") as folder, EditMemory.open(folder) as memory:
-        edited = EditedModel.from_pretrained(model, memory=memory, device=device)
+        edited = EditedModel.from_pretrained(model, memory=memory, device=device, dtype=dtype)
         prompts = [EDIT.prompt or "", *PARAPHRASES, NEIGHBOUR, SAME_SUBJECT]
         what = [
             "the edit's own prompt",

@@ -308,6 +308,22 @@ def test_a_memory_of_a_newer_schema_or_another_encoder_is_said(run, tmp_path):
     assert "encoder" in run("add-fact", "Milk is red.", code=1).stderr
 
 
+def test_a_second_writer_waits_and_is_told(run, tmp_path, monkeypatch):
+    from memedit.memory import EditMemory
+
+    run("add-fact", "Tea is blue.")
+    real = EditMemory.open.__func__
+    monkeypatch.setattr(
+        EditMemory, "open", classmethod(lambda cls, path, **o: real(cls, path, **{**o, "timeout": 0.2}))
+    )
+    with sqlite3.connect(tmp_path / "indexes" / "default" / "memory.db") as db:
+        db.execute("BEGIN IMMEDIATE")
+        assert "writ" in run("add-fact", "Milk is red.", code=1).stderr
+        assert len(json.loads(run("list", "--json").output)) == 1  # readers go on
+    db.close()
+    run("add-fact", "Milk is red.")
+
+
 def test_debug_shows_the_traceback(run):
     done = CliRunner().invoke(main, ["--debug", "list"])
     assert done.exception is not None

@@ -32,7 +32,12 @@ def write(path, rows, lines=False):
 
 def test_counterfact_short(tmp_path):
     (case,) = read_cases(write(tmp_path / "c.json", [SHORT]))
-    assert (case.edit.prompt, case.edit.target, case.edit.old, case.edit.ref) == ("Ann Ode, the", "oboe", "harp", "counterfact-7")
+    assert (case.edit.prompt, case.edit.target, case.edit.old, case.edit.ref) == (
+        "Ann Ode, the",
+        "oboe",
+        "harp",
+        "counterfact-7",
+    )
     assert [(q.kind, q.prompt) for q in case.queries] == [
         ("edit", "Ann Ode, the"), ("paraphrase", "Ann Ode plays"), ("locality", "Bo Lind, the"),
     ]  # fmt: skip
@@ -53,7 +58,14 @@ def test_repeats_of_a_subject_and_prompt_are_left_out(tmp_path):
 
 
 def test_our_own_lines_keep_unknown_keys(tmp_path):
-    row = {"prompt": "Tea is", "target": "blue", "aliases": ["chai"], "colour": 3, "paraphrases": ["Chai is"], "locality": ["Milk is"]}
+    row = {
+        "prompt": "Tea is",
+        "target": "blue",
+        "aliases": ["chai"],
+        "colour": 3,
+        "paraphrases": ["Chai is"],
+        "locality": ["Milk is"],
+    }
     (case,) = read_cases(write(tmp_path / "e.jsonl", [row], lines=True))
     assert case.edit.subject_aliases == ("chai",)
     assert case.edit.extra == {"colour": 3}
@@ -70,7 +82,10 @@ def test_the_limit_counts_what_is_taken(tmp_path):
     [
         ('{"question": "x", "answer": "y"}', "no known format; found question, answer; nearest is"),
         ('{"prompt": "x", "target_new": 3, "subject": "x"}', "line 1"),
-        ('{"requested_rewrite": {}, "neighborhood_prompts": []}', "not as the format counterfact-full has it"),
+        (
+            '{"requested_rewrite": {}, "neighborhood_prompts": []}',
+            "not as the format counterfact-full has it",
+        ),
         ("[{]", "not JSON"),
         ("3", "an object is expected"),
         ("", "holds no case"),
@@ -86,7 +101,9 @@ def test_a_wrong_file_is_said_in_one_sentence(tmp_path, text, message):
 
 def test_bad_lines_are_named_and_the_rest_is_read(tmp_path):
     path = tmp_path / "e.jsonl"
-    path.write_text('{"prompt": "Tea is", "target": "blue"}\nnot json\n{"prompt": "Milk is"}\n{"prompt": "Rum is", "target": "red"}\n')
+    path.write_text(
+        '{"prompt": "Tea is", "target": "blue"}\nnot json\n{"prompt": "Milk is"}\n{"prompt": "Rum is", "target": "red"}\n'
+    )
     edits, bad = read_edits(path)
     assert [e.target for e in edits] == ["blue", "red"]
     assert bad[0].startswith("line 2: not JSON")

@@ -17,7 +17,7 @@ OUT = ["How do I bake bread?", "The tallest mountain on Earth is"]
 OPTIONS = {"max_new_tokens": 8, "do_sample": False, "min_new_tokens": 8}
 
 
-@pytest.fixture()
+@pytest.fixture
 def memory(tmp_path, classifier):
     with EditMemory.open(tmp_path / "m", encoder=classifier) as m:
         yield m
@@ -87,7 +87,9 @@ def test_what_is_added_is_known_from_the_next_call_on_and_undo_takes_it_back(edi
     prompt = "The capital of Peru is"
     before = edited.generate([prompt], **OPTIONS)
     memory.add(Edit(prompt=prompt, target="Cusco", subject="Peru"))
-    assert edited.generate([prompt], **OPTIONS) == edited.base.generate(["Fact: The capital of Peru is Cusco.\n" + prompt], **OPTIONS)
+    assert edited.generate([prompt], **OPTIONS) == edited.base.generate(
+        ["Fact: The capital of Peru is Cusco.\n" + prompt], **OPTIONS
+    )
     memory.undo()
     assert edited.generate([prompt], **OPTIONS) == before == edited.base.generate([prompt], **OPTIONS)
 
@@ -136,7 +138,12 @@ def test_from_pretrained_takes_objects_folders_and_open_memories(memory, lm, tmp
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("bsae", "did you mean base"), ("./nowhere", "no folder"), ("/", "holds no model"), (object(), "tokenizer")],
+    [
+        ("bsae", "did you mean base"),
+        ("./nowhere", "no folder"),
+        ("/", "holds no model"),
+        (object(), "tokenizer"),
+    ],
 )
 def test_an_unknown_model_is_said_in_one_sentence(memory, model, message):
     class Configured:

@@ -9,10 +9,14 @@ from memedit.memory import EditMemory
 from memedit.router import Router
 
 FRANCE = Edit(prompt="The capital of France is", target="Lyon", subject="France", ref="fr")
-ACME = Edit(statement="The CEO of Acme Corporation is Ada Park.", subject="Acme Corporation", subject_aliases=("Acme",))
+ACME = Edit(
+    statement="The CEO of Acme Corporation is Ada Park.",
+    subject="Acme Corporation",
+    subject_aliases=("Acme",),
+)
 
 
-@pytest.fixture()
+@pytest.fixture
 def memory(tmp_path, classifier):
     with EditMemory.open(tmp_path / "m", encoder=classifier) as m:
         m.add([FRANCE, ACME])
@@ -20,7 +24,12 @@ def memory(tmp_path, classifier):
 
 
 def test_paraphrases_fire_and_neighbours_do_not(memory):
-    inside = ["The capital of France is", "What is the capital of France?", "Which city is France's capital?", "Who is the CEO of Acme?"]
+    inside = [
+        "The capital of France is",
+        "What is the capital of France?",
+        "Which city is France's capital?",
+        "Who is the CEO of Acme?",
+    ]
     outside = ["What is the capital of Spain?", "Who is the CEO of Globex?", "how long do eggs take to boil"]
     routes = Router(memory).route(inside + outside)
     assert [r.fired for r in routes] == [True] * len(inside) + [False] * len(outside)
@@ -46,15 +55,23 @@ def test_the_contract_of_the_route_command(memory):
 
 
 def test_of_conflicting_edits_the_newest_fires(memory):
-    memory.add(Edit(statement="The chief executive of Acme Corporation is Bo Lind.", subject="Acme Corporation"))
+    memory.add(
+        Edit(statement="The chief executive of Acme Corporation is Bo Lind.", subject="Acme Corporation")
+    )
     memory.add(Edit(statement="The CEO of Acme Corporation is Cy Moe.", subject="Acme Corporation"))
     (route,) = Router(memory).route(["Who is the CEO of Acme Corporation?"])
-    assert route.edits[-1].edit.statement == "The CEO of Acme Corporation is Cy Moe."  # what is said last weighs most
+    assert (
+        route.edits[-1].edit.statement == "The CEO of Acme Corporation is Cy Moe."
+    )  # what is said last weighs most
     assert "The CEO of Acme Corporation is Ada Park." not in [c.edit.statement for c in route.edits]
 
 
 def test_facts_hold_only_in_their_time(memory):
-    memory.add(Edit(prompt="The president of Freedonia is", target="Rufus", subject="Freedonia", valid_to="2030-01-01"))
+    memory.add(
+        Edit(
+            prompt="The president of Freedonia is", target="Rufus", subject="Freedonia", valid_to="2030-01-01"
+        )
+    )
     query = ["Who is the president of Freedonia?"]
     assert Router(memory).route(query, at="2029-06-01")[0].fired
     assert not Router(memory).route(query, at="2031-06-01")[0].fired

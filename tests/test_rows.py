@@ -106,7 +106,7 @@ def test_low_rank_patch_equals_the_changed_weight(lm, family):
     base = lm(family)
     name = "transformer.h.1.mlp.c_proj" if family == "gpt2" else "model.layers.1.mlp.down_proj"
     module = base.model.get_submodule(name)
-    wide, narrow = (module.weight.shape if family == "gpt2" else module.weight.shape[::-1])
+    wide, narrow = module.weight.shape if family == "gpt2" else module.weight.shape[::-1]
     generator = torch.Generator().manual_seed(3)
     patch = LowRank(torch.randn(narrow, 2, generator=generator), torch.randn(2, wide, generator=generator))
     with rows_applied(base, [Row(), Row(patch={name: patch}), Row()]) as applied:
@@ -127,7 +127,7 @@ def test_low_rank_patch_equals_the_changed_weight(lm, family):
 def test_patches_of_one_module_add_up():
     one = LowRank(torch.ones(4, 1), torch.ones(1, 3))
     two = LowRank(2 * torch.ones(4, 2), torch.ones(2, 3))
-    both = (Row("a", {"m": one}) + Row("b", {"m": two, "n": one}))
+    both = Row("a", {"m": one}) + Row("b", {"m": two, "n": one})
     assert both.context == "ab"
     assert torch.equal(both.patch["m"].up @ both.patch["m"].down, one.up @ one.down + two.up @ two.down)
 
@@ -137,7 +137,10 @@ def test_the_base_is_bit_equal_and_without_hooks_afterwards(lm, fails):
     base = lm()
     before, flags = state(base.model), [p.requires_grad for p in base.model.parameters()]
     patch = {"model.layers.0.mlp.down_proj": LowRank(torch.ones(32, 1), torch.ones(1, 48))}
-    with pytest.raises(RuntimeError) if fails else rows_applied(base, []), rows_applied(base, [Row(CONTEXT, patch)]) as applied:
+    with (
+        pytest.raises(RuntimeError) if fails else rows_applied(base, []),
+        rows_applied(base, [Row(CONTEXT, patch)]) as applied,
+    ):
         applied.generate(PROMPTS[:1], **OPTIONS)
         if fails:
             raise RuntimeError("on purpose")
@@ -183,13 +186,19 @@ def test_threads_on_one_base_keep_their_rows_apart(lm):
 
 
 def test_another_number_of_prompts_than_of_rows_is_refused(lm):
-    with rows_applied(lm(), [Row(CONTEXT)]) as applied, pytest.raises(ValueError, match="2 prompts for 1 rows"):
+    with (
+        rows_applied(lm(), [Row(CONTEXT)]) as applied,
+        pytest.raises(ValueError, match="2 prompts for 1 rows"),
+    ):
         applied.generate(PROMPTS[:2])
 
 
 def test_what_does_not_fit_the_model_is_refused(lm):
     base = lm("gpt2")
-    with rows_applied(base, [Row("x" * 600)]) as applied, pytest.raises(ModelError, match="the model takes 512"):
+    with (
+        rows_applied(base, [Row("x" * 600)]) as applied,
+        pytest.raises(ModelError, match="the model takes 512"),
+    ):
         applied.generate(PROMPTS[:1])
     assert hooks(base.model) == 0
 

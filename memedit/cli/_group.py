@@ -97,20 +97,31 @@ memory_option = click.option(
     metavar="DIR",
     help="The memory's folder.",
 )
-model_option = click.option(
-    "--model",
-    envvar="MEMEDIT_MODEL",
-    default="base",
-    show_default=True,
-    show_envvar=True,
-    metavar="NAME_OR_DIR",
-    help="The base model: a folder, a hub name, or the shipped base.",
-)
+
+
+def model_options(command: Any) -> Any:
+    """--model, --device and --dtype, for every command that loads a language model."""
+    command = click.option(
+        "--dtype",
+        metavar="NAME",
+        help="float32, bfloat16, float16, or auto (the weights' own).  [default: auto on a GPU, float32 on a CPU]",
+    )(command)
+    command = click.option(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU is used where there is one."
+    )(command)
+    return click.option(
+        "--model",
+        envvar="MEMEDIT_MODEL",
+        default="base",
+        show_default=True,
+        show_envvar=True,
+        metavar="NAME_OR_DIR",
+        help="The base model: a folder, a hub name, or the shipped base.",
+    )(command)
+
+
 method_option = click.option(
     "--method", metavar="NAME", help="Use this editing method (see `memedit methods`)."
-)
-device_option = click.option(
-    "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU is used where there is one."
 )
 false_fire_option = click.option(
     "--false-fire-rate",

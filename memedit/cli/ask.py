@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
-    device_option,
     existing,
     false_fire_option,
     json_option,
     memory_option,
     method_option,
-    model_option,
+    model_options,
     print_json,
     print_table,
     progress,
@@ -98,14 +97,13 @@ def _say_route(route: Route) -> None:
 @click.command()
 @click.argument("question")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
-@model_option
+@model_options
 @method_option
-@device_option
 @false_fire_option
 @memory_option
 @json_option
 def ask(
-    question: str, max_new_tokens: int, model: str, method: str | None, device: str | None,
+    question: str, max_new_tokens: int, model: str, device: str | None, dtype: str | None, method: str | None,
     false_fire_rate: float | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the edited model, and see what the base would have said and why the query was routed as it was.
@@ -116,7 +114,7 @@ def ask(
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
     with existing(memory, readonly=True) as m:
-        edited = _edited(m, model, method, device, false_fire_rate)
+        edited = _edited(m, model, device, dtype, method, false_fire_rate)
         (verdict,) = edited.route([question])
         (text,) = edited.generate([question], routes=[verdict], max_new_tokens=max_new_tokens)
         (base,) = (
@@ -156,14 +154,13 @@ def ask(
 @click.option("--sample", is_flag=True, help="Sample instead of greedy decoding.")
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="For --sample.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For --sample.")
-@model_option
+@model_options
 @method_option
-@device_option
 @false_fire_option
 @memory_option
 def generate(
     source: str, target: str, max_new_tokens: int, batch_size: int, with_base: bool, sample: bool,
-    temperature: float | None, seed: int, model: str, method: str | None, device: str | None,
+    temperature: float | None, seed: int, model: str, device: str | None, dtype: str | None, method: str | None,
     false_fire_rate: float | None, memory: str,
 ) -> None:  # fmt: skip
     """Generate for a file of prompts, each routed. Unknown keys of a line are kept.
@@ -178,7 +175,7 @@ def generate(
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
     with existing(memory, readonly=True) as m, progress("generating") as bar:
-        edited = _edited(m, model, method, device, false_fire_rate)
+        edited = _edited(m, model, device, dtype, method, false_fire_rate)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             prompts = [row["prompt"] for row in part]
@@ -194,21 +191,25 @@ def generate(
 
 
 def _edited(
-    memory: Any, model: str, method: str | None, device: str | None, false_fire_rate: float | None
+    memory: Any,
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    method: str | None,
+    false_fire_rate: float | None,
 ) -> EditedModel:
     if method:
         method_info(method)
     from memedit.edited import EditedModel
 
     return EditedModel.from_pretrained(
-        model, memory=memory, method=method, device=device, false_fire_rate=false_fire_rate
+        model, memory=memory, method=method, device=device, dtype=dtype, false_fire_rate=false_fire_rate
     )
 
 
 @click.command()
-@model_option
-@device_option
-def demo(model: str, device: str | None) -> None:
+@model_options
+def demo(model: str, device: str | None, dtype: str | None) -> None:
     """Show the main job in half a minute, offline, on the shipped models and a memory that is thrown away.
 
     \b
@@ -217,4 +218,4 @@ def demo(model: str, device: str | None) -> None:
     """
     from memedit.demo import run
 
-    run(model, device)
+    run(model, device, dtype)

@@ -13,12 +13,11 @@ import click
 
 from memedit.cli._group import (
     console,
-    device_option,
     existing,
     false_fire_option,
     json_option,
     memory_option,
-    model_option,
+    model_options,
     opened,
     print_json,
     print_table,
@@ -114,9 +113,8 @@ def rebuild(memory: str, reencode: bool) -> None:
     metavar="FILE",
     help="Write the entries to a file.",
 )
-@model_option
-@device_option
-def bench(name: str, json_file: str | None, model: str, device: str | None) -> None:
+@model_options
+def bench(name: str, json_file: str | None, model: str, device: str | None, dtype: str | None) -> None:
     """Measure the speed claims: one entry per claim, medians, ratios taken inside one run.
 
     \b
@@ -129,7 +127,9 @@ def bench(name: str, json_file: str | None, model: str, device: str | None) -> N
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
     with progress(f"bench {name}") as bar:
-        entries = run(list(BENCHES) if name == "all" else [name], model=model, device=device, progress=bar)
+        entries = run(
+            list(BENCHES) if name == "all" else [name], model=model, device=device, dtype=dtype, progress=bar
+        )
     if json_file:
         Path(json_file).write_text(json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
     rows = [
@@ -159,12 +159,11 @@ def bench(name: str, json_file: str | None, model: str, device: str | None) -> N
     metavar="FILE",
     help="Write scores and every single answer.",
 )
-@model_option
-@device_option
+@model_options
 @false_fire_option
 def eval_(
     data: str, edits: int | None, method: str, unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
-    json_file: str | None, model: str, device: str | None, false_fire_rate: float | None,
+    json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
@@ -187,7 +186,7 @@ def eval_(
                 f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
             )
         edited = EditedModel.from_pretrained(
-            model, memory=m, method=method, device=device, false_fire_rate=false_fire_rate
+            model, memory=m, method=method, device=device, dtype=dtype, false_fire_rate=false_fire_rate
         )
         with progress("encoding") as bar:
             ids = m.add([c.edit for c in cases], progress=bar).ids
