@@ -76,14 +76,10 @@ def _print(
     before: list[str] | None = None,
     why: list[str] | None = None,
 ) -> None:
+    width = max(map(len, what))
     for i, prompt in enumerate(prompts):
-        changed = before is not None and now[i] != before[i]
-        mark = (
-            click.style("changed  ", fg="green")
-            if changed
-            else ("unchanged" if before is not None else " " * 9)
-        )
-        reason = f"  [{why[i]}]" if why else ""
-        click.echo(
-            f"   {mark if before is not None else ''} {prompt} {click.style(now[i], bold=True)}   ({what[i]}){reason}"
-        )
+        mark = ""
+        if before is not None:
+            mark = click.style("changed    ", fg="green") if now[i] != before[i] else "unchanged  "
+        reason = click.style(f"   [{why[i]}]", dim=True) if why else ""
+        click.echo(f"   {what[i]:<{width}}  {mark}{prompt} {click.style(now[i], bold=True)}{reason}")

@@ -196,6 +196,9 @@ class EditedModel:
                 "generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row"
             )
         mask = options.get("attention_mask")
+        if mask is not None and mask.shape == ids.shape and not bool(mask[:, -1].all()):
+            ids, mask = _left_padded(ids, mask)
+            options["attention_mask"] = mask
         if routes is None:
             kept = [
                 row[m.bool()] if mask is not None else row
@@ -220,6 +223,14 @@ class EditedModel:
             parts = [(edited, lm.generate_ids(**_rows_of(ids, options, edited), seed=seed))]
         parts.append((plain, self.base.generate(seed=seed, **_rows_of(ids, options, plain))))
         return _joined(parts, len(routes), self.tokenizer.pad_token_id)
+
+
+def _left_padded(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right padding moved to the left: a decoder-only model goes on from the last column."""
+    import torch
+
+    order = torch.argsort(mask.long(), dim=1, stable=True)
+    return ids.gather(1, order), mask.gather(1, order)
 
 
 def _rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:

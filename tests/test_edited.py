@@ -58,6 +58,14 @@ def test_the_hugging_face_face_keeps_the_callers_ids_and_padding(edited):
     assert edited.base.decode_new(out[1:2], width) == written
 
 
+def test_right_padding_is_realigned(edited):
+    left = edited.base.tokenize([OUT[0], IN])
+    lengths = left["attention_mask"].sum(1).tolist()
+    right = {k: torch.stack([row.roll(n) for row, n in zip(v, lengths, strict=True)]) for k, v in left.items()}
+    assert not right["attention_mask"][:, -1].all()
+    assert torch.equal(edited.generate(**right, **OPTIONS), edited.generate(**left, **OPTIONS))
+
+
 def test_ids_may_come_as_the_first_argument(edited):
     inputs = edited.base.tokenize([IN])
     assert torch.equal(

@@ -52,17 +52,28 @@ class Row:
         return Row(self.context + other.context, patch or None)
 
 
+@dataclass(frozen=True)
+class _Splice:
+    """What is put before the ids of every row of one forward pass.
+
+    Attributes:
+        ids, mask: (rows, width), left-padded; a row that gets any begins with its own BOS, where it has one.
+        hidden: (rows, visible length at prefill) mask of 1 but for the BOS that was taken over.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    hidden: Tensor
+
+
 @dataclass
 class _Batch:
-    """The rows of the forward passes under way in this thread; `hidden` is set at prefill."""
+    """The rows of the forward passes under way in this thread; `splice` is made at prefill."""
 
     owner: AppliedModel
     context: list[list[int]]
     patches: list[RowPatch | None]
-    width: int = 0  # of the context as spliced in
-    hidden: Tensor | None = (
-        None  # (rows,) column of a row's own BOS, which the spliced one replaces; -1: none
-    )
+    splice: _Splice | None = None
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -146,67 +157,60 @@ class AppliedModel:
         ids: Tensor = kwargs["input_ids"]
         cache = kwargs.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
-        first = past == 0
         mask = kwargs.get("attention_mask")
         if mask is None:  # `generate` leaves a mask of ones out
-            mask = torch.ones(
-                ids.shape[0],
-                ids.shape[1] + (0 if first else past - batch.width),
-                dtype=torch.long,
-                device=ids.device,
-            )
+            seen = past - batch.splice.ids.shape[1] if past and batch.splice else 0
+            mask = torch.ones(ids.shape[0], seen + ids.shape[1], dtype=torch.long, device=ids.device)
         if mask.dim() != 2:
             raise ModelError(
                 "a stated fact needs a cache that grows: leave cache_implementation out (static caches are not served)"
             )
-        bos = self.base.tokenizer.bos_token_id
-        rows = ids.shape[0] // len(batch.context)  # beams and num_return_sequences repeat each row
-        if first:
-            batch.hidden = _own_bos(ids, mask, bos)
-            self._check_length(batch, mask)
-        context, context_mask = self._padded(batch, rows, ids)
-        batch.width = context.shape[1]
-        hidden = batch.hidden
-        assert hidden is not None
+        if batch.splice is None:
+            batch.splice = self._prefill(batch, ids, mask)
+        splice = batch.splice
         mask = mask.clone()
-        own = (hidden >= 0).nonzero().squeeze(1)
-        mask[own, hidden[own]] = 0
-        full = torch.cat([context_mask.to(mask.dtype), mask], dim=1)
-        if first:
-            kwargs["input_ids"] = torch.cat([context, ids], dim=1)
-            if kwargs.get("token_type_ids") is not None:
-                kinds = kwargs["token_type_ids"]
-                kwargs["token_type_ids"] = torch.cat([torch.zeros_like(context), kinds], dim=1)
+        mask[:, : splice.hidden.shape[1]] *= splice.hidden.to(mask.dtype)
+        full = torch.cat([splice.mask.to(mask.dtype), mask], dim=1)
+        if not past:
+            kwargs["input_ids"] = torch.cat([splice.ids, ids], dim=1)
+            kinds = kwargs.get("token_type_ids")
+            if kinds is not None:
+                kwargs["token_type_ids"] = torch.cat([torch.zeros_like(splice.ids), kinds], dim=1)
         kwargs["attention_mask"] = full
         if kwargs.get("position_ids") is not None:
             width = kwargs["input_ids"].shape[1]
             kwargs["position_ids"] = (full.long().cumsum(-1) - 1).clamp(min=0)[:, -width:]
         return args, kwargs
 
-    def _padded(self, batch: _Batch, repeat: int, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and mask (rows, widest context), left-padded; rows whose own BOS was taken over begin with it."""
-        hidden = batch.hidden
-        assert hidden is not None
-        bos, pad = self.base.tokenizer.bos_token_id, self.base.tokenizer.pad_token_id
-        rows = [
-            ([bos] if hidden[i] >= 0 and batch.context[i // repeat] else []) + batch.context[i // repeat]
-            for i in range(ids.shape[0])
-        ]
-        width = max(map(len, rows))
-        out = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=ids.device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device)
-        for i in range(ids.shape[0]):
-            if not batch.context[i // repeat]:
-                hidden[i] = -1
-        return out, mask
+    def _prefill(self, batch: _Batch, ids: Tensor, mask: Tensor) -> _Splice:
+        """Context of each row of (rows, length) ids; beams and returned sequences repeat the batch's rows.
 
-    def _check_length(self, batch: _Batch, mask: Tensor) -> None:
+        Raises:
+            ModelError: context and prompt are longer than what the model takes.
+        """
+        bos, pad = self.base.tokenizer.bos_token_id, self.base.tokenizer.pad_token_id
+        repeat = ids.shape[0] // len(batch.context)
+        first = mask.long().argmax(-1).tolist()
+        hidden = torch.ones_like(mask)
+        rows = []
+        for i, column in enumerate(first):
+            context = batch.context[i // repeat]
+            if context and bos is not None and int(ids[i, column]) == bos:
+                context = [bos, *context]
+                hidden[i, column] = 0
+            rows.append(context)
+        width = max(map(len, rows))
         limit = self.base.context_length
-        longest = max(map(len, batch.context)) + mask.shape[1]
-        if limit is not None and longest >= limit:
+        if limit is not None and width + mask.shape[1] >= limit:
             raise ModelError(
-                f"the prompt with its stated facts has {longest} tokens, the model takes {limit}; shorten the prompt"
+                f"the prompt with its stated facts has {width + mask.shape[1]} tokens, the model takes {limit}; "
+                "shorten the prompt"
             )
+        return _Splice(
+            torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=ids.device),
+            torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device),
+            hidden,
+        )
 
     def _adder(self, name: str) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]:
         """Forward hook of the module `name`: adds each row's low-rank product to that row's output."""
@@ -240,13 +244,6 @@ def rows_applied(base: HFModel, rows: Sequence[Row]) -> Iterator[AppliedModel]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _own_bos(ids: Tensor, mask: Tensor, bos: int | None) -> Tensor:
-    """(rows,) column of each row's leading BOS, -1 where it has none."""
-    first = mask.long().argmax(-1)
-    starts = ids.gather(1, first[:, None]).squeeze(1)
-    return torch.where(starts == bos, first, -1) if bos is not None else torch.full_like(first, -1)
 
 
 def _stack(patches: list[LowRank | None], x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
