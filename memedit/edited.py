@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
     from memedit.methods._rows import AppliedModel
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One prompt, explained.
+
+    Attributes:
+        route: which edits fire, the nearest others, probabilities, threshold, reasons.
+        read: what the model is given: context (none where no edit fires) and prompt.
+        base_text, text: the frozen base's new text, and the edited model's.
+    """
+
+    route: Route
+    read: str
+    base_text: str
+    text: str
 
 
 class EditedModel:
@@ -152,20 +169,36 @@ class EditedModel:
 
         return self._by_route(routes, answer)
 
+    def explain(self, prompt: str, **options: Any) -> Explanation:
+        """Why a prompt is answered as it is: its route, what the model reads, and both answers.
+
+        Args:
+            options: as for `generate`.
+        """
+        (route,) = self.route([prompt])
+        (text,) = self.generate([prompt], routes=[route], **options)
+        (base,) = self.base.generate([prompt], **options) if route.fired else (text,)
+        parts = self._by_method([c.edit for c in route.edits])
+        context = "".join(self._method(name).context(own) for name, own in parts.items())
+        return Explanation(route, context + prompt, base, text)
+
     def knowing(self, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:
         """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all."""
         from memedit.methods._rows import Row, rows_applied
 
         rows = []
         for edits in edits_per_row:
-            parts: dict[str, list[Edit]] = {}
-            for edit in edits:
-                parts.setdefault(self.router.method_of(edit), []).append(edit)
             row = Row()
-            for name, own in parts.items():
+            for name, own in self._by_method(edits).items():
                 row = row + self._method(name).row(own)
             rows.append(row)
         return rows_applied(self.base, rows)
+
+    def _by_method(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
+        parts: dict[str, list[Edit]] = {}
+        for edit in edits:
+            parts.setdefault(self.router.method_of(edit), []).append(edit)
+        return parts
 
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:

@@ -61,7 +61,9 @@ def test_the_hugging_face_face_keeps_the_callers_ids_and_padding(edited):
 def test_right_padding_is_realigned(edited):
     left = edited.base.tokenize([OUT[0], IN])
     lengths = left["attention_mask"].sum(1).tolist()
-    right = {k: torch.stack([row.roll(n) for row, n in zip(v, lengths, strict=True)]) for k, v in left.items()}
+    right = {
+        k: torch.stack([row.roll(n) for row, n in zip(v, lengths, strict=True)]) for k, v in left.items()
+    }
     assert not right["attention_mask"][:, -1].all()
     assert torch.equal(edited.generate(**right, **OPTIONS), edited.generate(**left, **OPTIONS))
 
@@ -107,6 +109,16 @@ def test_scores_are_routed_by_the_prompt_alone(edited):
     (written,) = edited.base.score([f"Fact: {FACT.statement}\n{IN}"], ["Lyon"])
     assert score.logprob == pytest.approx(written.logprob, abs=1e-3)
     assert edited.score([OUT[0]], ["Lyon"]) == edited.base.score([OUT[0]], ["Lyon"])
+
+
+def test_explain_shows_the_route_what_is_read_and_both_answers(edited):
+    said = edited.explain(IN, **OPTIONS)
+    assert said.read == f"Fact: {FACT.statement}\n{IN}"
+    assert [said.text] == edited.generate([IN], **OPTIONS)
+    assert [said.base_text] == edited.base.generate([IN], **OPTIONS)
+    assert said.route.edits[0].edit.ref == "fr"
+    out = edited.explain(OUT[0], **OPTIONS)
+    assert (out.read, out.text) == (OUT[0], out.base_text)
 
 
 def test_an_empty_memory_is_the_base(memory, lm):

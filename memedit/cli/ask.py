@@ -115,13 +115,12 @@ def ask(
     """
     with existing(memory, readonly=True) as m:
         edited = _edited(m, model, device, dtype, method, false_fire_rate)
-        (verdict,) = edited.route([question])
-        (text,) = edited.generate([question], routes=[verdict], max_new_tokens=max_new_tokens)
-        (base,) = (
-            edited.base.generate([question], max_new_tokens=max_new_tokens) if verdict.fired else (text,)
-        )
+        said = edited.explain(question, max_new_tokens=max_new_tokens)
+    verdict, text, base = said.route, said.text, said.base_text
     if as_json:
-        print_json({"prompt": question, "text": text, "base_text": base, **_with_reasons(verdict)})
+        print_json(
+            {"prompt": question, "read": said.read, "text": text, "base_text": base, **_with_reasons(verdict)}
+        )
         return
     click.echo(text.strip())
     if verdict.fired:
