@@ -65,7 +65,7 @@ def run(model: str = "base", device: str | None = None, dtype: str | None = None
 
 
 def _answers(edited: object, prompts: list[str]) -> list[str]:
-    texts = edited.generate(prompts, max_new_tokens=12)  # type: ignore[attr-defined]
+    texts = edited.generate(prompts, max_new_tokens=12, do_sample=False)  # type: ignore[attr-defined]
     return [text.strip().split("\n")[0] for text in texts]
 
 

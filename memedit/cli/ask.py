@@ -115,7 +115,7 @@ def ask(
     """
     with existing(memory, readonly=True) as m:
         edited = _edited(m, model, device, dtype, method, false_fire_rate)
-        said = edited.explain(question, max_new_tokens=max_new_tokens)
+        said = edited.explain(question, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
         print_json(
