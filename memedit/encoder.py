@@ -90,7 +90,14 @@ class MiniLM:
     def _forward(self, rows: list[list[int]]) -> torch.Tensor:
         """BERT over rows of token ids, sorted by length; mean over the tokens; (n, dim)."""
         import torch
-        from torch.nn.functional import embedding, gelu, layer_norm, linear, normalize, scaled_dot_product_attention
+        from torch.nn.functional import (
+            embedding,
+            gelu,
+            layer_norm,
+            linear,
+            normalize,
+            scaled_dot_product_attention,
+        )
 
         w, width, heads = self.weights, self.dim, int(self.config["num_attention_heads"])
         eps = float(self.config["layer_norm_eps"])
@@ -108,7 +115,11 @@ class MiniLM:
             return linear(x, w[at + ".weight"], w[at + ".bias"])
 
         x = embedding(ids, w["embeddings.word_embeddings.weight"])
-        x = x + w["embeddings.position_embeddings.weight"][:longest] + w["embeddings.token_type_embeddings.weight"][0]
+        x = (
+            x
+            + w["embeddings.position_embeddings.weight"][:longest]
+            + w["embeddings.token_type_embeddings.weight"][0]
+        )
         x = norm(x, "embeddings.LayerNorm")
         for layer in range(int(self.config["num_hidden_layers"])):
             at = f"encoder.layer.{layer}."
@@ -116,7 +127,9 @@ class MiniLM:
                 dense(x, f"{at}attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
                 for part in ("query", "key", "value")
             )
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
+            mixed = scaled_dot_product_attention(
+                q, k, v, attn_mask=None if real is None else real[:, None, None]
+            )
             mixed = dense(mixed.transpose(1, 2).flatten(2), at + "attention.output.dense")
             x = norm(x + mixed, at + "attention.output.LayerNorm")
             inner = dense(gelu(dense(x, at + "intermediate.dense")), at + "output.dense")

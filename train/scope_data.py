@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from memedit.errors import EditError
 from memedit.subjects import find, fold, guesses, words
 
 Part = Literal["train", "dev"]
-KINDS = ("own", "paraphrase", "alias", "claim", "neighbour", "same_subject", "ripple", "general")
+# swapped: a question of another row's relation, put to this subject; now and then the relations turn out the same.
+KINDS = ("own", "paraphrase", "alias", "claim", "neighbour", "same_subject", "swapped", "ripple", "general")
 IN_SCOPE = frozenset({"own", "paraphrase", "alias", "claim"})
 
 
@@ -38,6 +39,7 @@ class Case:
     queries: tuple[Query, ...]
     source: str
     relation: str = ""
+    about: str = ""  # the subject, also where the edit is not told it
 
 
 @dataclass
@@ -98,7 +100,15 @@ def zsre(data: Data, part: Part) -> Iterator[Case | None]:
             queries = [Query(row["src"], "own"), Query(row["rephrase"], "paraphrase")]
             queries.append(Query(row["loc"].removeprefix("nq question: "), "general"))
             relation = row["src"].replace(row["subject"], "[X]")
-            yield make("zsre", queries, relation, prompt=row["src"], target=row["alt"], subject=row["subject"], old=row["pred"])
+            yield make(
+                "zsre",
+                queries,
+                relation,
+                prompt=row["src"],
+                target=row["alt"],
+                subject=row["subject"],
+                old=row["pred"],
+            )
 
 
 def wiki(data: Data, part: Part) -> Iterator[Case | None]:
@@ -115,8 +125,19 @@ def wiki(data: Data, part: Part) -> Iterator[Case | None]:
             queries += [Query(q, "alias") for q in aliased]
             aliases = tuple(a for a in (alias(prompt, subject, q) for q in aliased) if a)
             old = row.get("ground_truth")
-            edit = {"prompt": prompt, "target": row["target_new"], "subject": subject, "subject_aliases": aliases}
-            yield make(name, queries, prompt.replace(subject, "[X]"), **edit, old=old if isinstance(old, str) else None)
+            edit = {
+                "prompt": prompt,
+                "target": row["target_new"],
+                "subject": subject,
+                "subject_aliases": aliases,
+            }
+            yield make(
+                name,
+                queries,
+                prompt.replace(subject, "[X]"),
+                **edit,
+                old=old if isinstance(old, str) else None,
+            )
 
 
 def alias(prompt: str, subject: str, other: str) -> str | None:
@@ -136,7 +157,8 @@ def pokemqa(data: Data, part: Part) -> Iterator[Case | None]:
         told = subject if part == "train" and chance(row["edit"]) < 0.5 else None
         queries = [Query(q, "paraphrase") for q in row["questions"]]
         relation = row["questions"][0].replace(subject or "", "[X]")
-        yield make("pokemqa", queries, relation, statement=row["edit"], subject=told)
+        case = make("pokemqa", queries, relation, statement=row["edit"], subject=told)
+        yield replace(case, about=subject or "") if case else None
 
 
 def shared(statement: str, questions: list[str]) -> str | None:
@@ -146,7 +168,11 @@ def shared(statement: str, questions: list[str]) -> str | None:
     for first in range(len(there)):
         for last in range(first, len(there)):
             run = statement[there[first].start : there[last].end]
-            if len(run) > len(best) and there[first].capital and all(find(run, q).share == 1 for q in questions):
+            if (
+                len(run) > len(best)
+                and there[first].capital
+                and all(find(run, q).share == 1 for q in questions)
+            ):
                 best = run
     return best or None
 
@@ -193,11 +219,18 @@ def attack(data: Data, part: Part) -> Iterator[Case | None]:
                 yield make("attack", queries, row["relations"], **edit)
 
 
-def general(data: Data, part: Part) -> list[str]:
-    """Questions that no edit answers."""
-    found = [row["question"] for row in data.rows("general_qa/nq_open_dev_clean.jsonl", part)]
+def questions(data: Data, part: Part) -> list[tuple[str, tuple[str, ...]]]:
+    """Real users' questions with their answers: Natural Questions, and for training WebQuestions."""
+    found = [
+        (row["question"], tuple(row["answer"]))
+        for row in data.rows("general_qa/nq_open_dev_clean.jsonl", part)
+    ]
     if part == "train":
-        found += [row["qText"] for row in data.rows("general_qa/webquestions.json")]
+        found += [
+            (row["qText"], tuple(row["answers"]))
+            for row in data.rows("general_qa/webquestions.json")
+            if row["answers"]
+        ]
     return found
 
 
