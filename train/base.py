@@ -16,10 +16,8 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import random
-import re
 import shutil
 import sys
 import time
@@ -31,17 +29,21 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
-from base_data import Document, Fact, Knowledge, Writer, is_dev, wikipedia
+from base_data import Knowledge, wikipedia
+from base_eval import curve, evaluate, report
+from base_writer import Document, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS = Path(__file__).with_name("base_facts.jsonl")
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 CHAT = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    # An answer begins with a space, as it does after a prompt: one token for " Lyon" wherever it stands.
+    "{% for m in messages %}<|{{ m.role }}|>{{ ' ' if m.role == 'assistant' else '\n' }}{{ m.content | trim }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
@@ -53,7 +55,7 @@ class Settings:
     run: str = str(ROOT / "runs" / "base")
     out: str = ""  # where the finished model goes, besides run/export
     seed: int = 0
-    steps: int = 3300  # of about 4 400 tokens
+    steps: int = 2250  # of about 4 000 tokens
     layers: int = 8
     width: int = 320
     inner: int = 960
@@ -65,7 +67,8 @@ class Settings:
     documents: int = 70_000  # stated facts to be followed; the other kinds in proportion
     facts: int = 0  # only the first so many named facts (0: all)
     threads: int = 2
-    save_every: int = 200
+    compile: int = 1  # 0: without torch.compile, which makes a step nearly twice as fast, after a minute or more of its own
+    save_every: int = 100
     probe_every: int = 250
     stop_after: int = 0  # stop (as if killed) after so many steps: for the tests
 
@@ -130,6 +133,13 @@ def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
     return _PERMUTATIONS[key]
 
 
+def checkpoint_of(run: Path) -> Path | None:
+    """The folder of a run's last whole checkpoint."""
+    return next(
+        (f for f in (run / "checkpoint", run / "checkpoint.old") if (f / "state.json").exists()), None
+    )
+
+
 def _write_shard(folder: Path, name: str, tokenizer: Any, documents: list[Document], end: int) -> None:
     texts = [text for d in documents for text, _ in d.pieces]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -150,12 +160,26 @@ def _write_shard(folder: Path, name: str, tokenizer: Any, documents: list[Docume
 
 
 def pack(s: Settings) -> tuple[Path, Knowledge]:
-    """The folder of shards and tokenizer for these settings; made where it is missing."""
+    """The folder of shards and tokenizer for these settings; made where it is missing.
+
+    A run that goes on keeps the folder that its checkpoint names, whatever has changed since: another tokenizer would
+    make nonsense of the weights.
+    """
     knowledge = Knowledge(Path(s.data), FACTS)
     if s.facts:
         knowledge.facts = knowledge.facts[: s.facts]
-    decisive = json.dumps([s.seed, s.vocabulary, s.wiki_characters, s.documents, s.facts, FACTS.stat().st_size])
-    code = Path(__file__).with_name("base_data.py").read_text()
+    checkpoint = checkpoint_of(Path(s.run))
+    if checkpoint:
+        named = Path(s.run) / json.loads((checkpoint / "state.json").read_text())["packed"]
+        if not (named / "done").exists():
+            sys.exit(
+                f"error: the checkpoint was trained on {named}, which is gone; take another --run to start anew"
+            )
+        return named, knowledge
+    decisive = json.dumps(
+        [s.seed, s.vocabulary, s.wiki_characters, s.documents, s.facts, FACTS.stat().st_size]
+    )
+    code = "".join(Path(__file__).with_name(f"base_{n}.py").read_text() for n in ("data", "writer"))
     folder = Path(s.run) / f"packed-{hashlib.sha256((decisive + code).encode()).hexdigest()[:10]}"
     if (folder / "done").exists():
         return folder, knowledge
@@ -175,13 +199,20 @@ def pack(s: Settings) -> tuple[Path, Knowledge]:
         "forms": [writer.form() for _ in range(s.documents // 4)],
     }
     sample = rng.sample(articles, min(len(articles), 2500))
-    said = [text for name in ("facts", "follow", "forms") for d in rng.sample(documents[name], min(len(documents[name]), 12000)) for text, _ in d.pieces]  # fmt: skip
+    said = [
+        d.text
+        for name in ("facts", "follow", "forms")
+        for d in rng.sample(documents[name], min(len(documents[name]), 12_000))
+    ]
     tokenizer = make_tokenizer(sample + said, s.vocabulary)
     tokenizer.save_pretrained(folder / "tokenizer")
     end = tokenizer.eos_token_id
     for name, docs in documents.items():
         _write_shard(folder, name, tokenizer, docs, end)
-        print(f"  {name}: {len(docs):,} documents, {os.path.getsize(folder / f'{name}.ids') // 2:,} tokens", flush=True)
+        print(
+            f"  {name}: {len(docs):,} documents, {os.path.getsize(folder / f'{name}.ids') // 2:,} tokens",
+            flush=True,
+        )
     running: list[int] = []
     for start in range(0, len(articles), 500):
         for ids in tokenizer(articles[start : start + 500], add_special_tokens=False)["input_ids"]:
@@ -208,12 +239,12 @@ class Stream:
         done = step / self.s.steps
         if done < 0.03:
             n = {"facts": 24, "follow": 12, "ignore": 0, "forms": 0, "wiki": 5, "copy": 24}
-        elif done < 0.3:
-            n = {"facts": 100, "follow": 20, "ignore": 6, "forms": 1, "wiki": 6, "copy": 3}
+        elif done < 0.4:
+            n = {"facts": 80, "follow": 32, "ignore": 6, "forms": 1, "wiki": 4, "copy": 12}
         elif done < self.s.decay_from:
-            n = {"facts": 110, "follow": 16, "ignore": 16, "forms": 2, "wiki": 5, "copy": 1}
+            n = {"facts": 90, "follow": 18, "ignore": 32, "forms": 5, "wiki": 3, "copy": 1}
         else:
-            n = {"facts": 110, "follow": 16, "ignore": 18, "forms": 6, "wiki": 4, "copy": 0}
+            n = {"facts": 80, "follow": 18, "ignore": 30, "forms": 14, "wiki": 3, "copy": 0}
         rng = np.random.default_rng([self.s.seed, step])
         rows: list[Row] = []
         for name, shard in self.shards.items():
@@ -223,9 +254,20 @@ class Stream:
         return rows + [("copy", *self._copy(rng)) for _ in range(n["copy"])]
 
     def _copy(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random span, something between, and the span again; the loss is on the second one's rest."""
-        span = rng.integers(len(SPECIAL), self.s.vocabulary, rng.integers(4, 24))
-        between = rng.integers(len(SPECIAL), self.s.vocabulary, rng.integers(0, 24))
+        """A span, something between, and the span again; the loss is on the second one's rest.
+
+        Half are of Wikipedia's words in shuffled order (frequent tokens, whose embeddings are learnt first),
+        half of any tokens.
+        """
+
+        def some(n: int) -> np.ndarray:
+            if random_tokens:
+                return rng.integers(len(SPECIAL), self.s.vocabulary, n)
+            at = rng.integers(0, len(self.wiki) - n)
+            return rng.permutation(self.wiki[at : at + n].astype(np.int64))
+
+        random_tokens = rng.random() < 0.5
+        span, between = some(int(rng.integers(4, 24))), some(int(rng.integers(0, 16)))
         ids = np.concatenate([span, between, span])
         learn = np.zeros(len(ids), bool)
         learn[-len(span) + 1 :] = True
@@ -260,10 +302,10 @@ def make_model(s: Settings, tokenizer: Any) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-WEIGHTS = {"facts": 1.0, "follow": 1.0, "ignore": 0.8, "forms": 0.4, "wiki": 0.35, "copy": 0.4}
+WEIGHTS = {"facts": 0.8, "follow": 1.0, "ignore": 1.0, "forms": 0.5, "wiki": 0.35, "copy": 0.4}
 
 
-def losses(model: Any, rows: list[Row], device: str) -> dict[str, float]:
+def losses(model: Any, forward: Any, rows: list[Row], device: str) -> dict[str, float]:
     """Forward and backward of one step; the mean loss of each kind. Only labelled positions reach the lm_head."""
     labelled: dict[str, int] = {}
     for kind, _, learn in rows:
@@ -280,8 +322,10 @@ def losses(model: Any, rows: list[Row], device: str) -> dict[str, float]:
                 learn[i, : len(row)] = torch.from_numpy(flags)
             ids, learn = ids.to(device), learn[:, 1:].to(device)
             # Right padding under a causal mask needs no mask: a document never sees what comes after it.
-            hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-            each = torch.nn.functional.cross_entropy(model.lm_head(hidden[learn]).float(), ids[:, 1:][learn], reduction="none")
+            hidden = forward(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+            each = torch.nn.functional.cross_entropy(
+                model.lm_head(hidden[learn]).float(), ids[:, 1:][learn], reduction="none"
+            )
             share = torch.tensor([WEIGHTS[kind] / labelled[kind] for kind, _, _ in group], device=device)
             which = learn.nonzero()[:, 0]
             (each * share[which]).sum().backward()
@@ -294,9 +338,16 @@ def losses(model: Any, rows: list[Row], device: str) -> dict[str, float]:
 class Trainer:
     """Model, optimisers, and what it takes to go on after a kill."""
 
-    def __init__(self, s: Settings, tokenizer: Any, device: str) -> None:
-        self.s, self.tokenizer, self.device = s, tokenizer, device
+    def __init__(self, s: Settings, packed: Path, device: str) -> None:
+        self.s, self.packed, self.device = s, packed, device
+        self.tokenizer = tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer")
         self.model = make_model(s, tokenizer).to(device)
+        # On a CPU, attention written out is faster backward than the fused kernel for rows as short as these.
+        self.model.set_attn_implementation("eager" if device == "cpu" else "sdpa")
+        # Only the training steps run compiled: generation, with its cache, would compile anew for every length.
+        self.forward = (
+            torch.compile(self.model.model.forward, dynamic=True) if s.compile else self.model.model
+        )
         matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if p.dim() != 2 or "embed" in n]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -310,14 +361,17 @@ class Trainer:
         """Warm-up, constant, then linear to a twentieth."""
         s = self.s
         start = s.decay_at or int(s.decay_from * s.steps)
-        left = 1.0 if self.step < start else 1 - 0.95 * min(1.0, (self.step - start) / max(1, s.steps - start))
-        return s.rate * min(1.0, (self.step + 1) / 50) * left
+        left = (
+            1.0 if self.step < start else 1 - 0.95 * min(1.0, (self.step - start) / max(1, s.steps - start))
+        )
+        warm = max(1, min(50, s.steps // 20))
+        return s.rate * min(1.0, (self.step + 1) / warm) * left
 
     def train_step(self, stream: Stream) -> tuple[dict[str, float], int]:
         """One step; mean losses and the number of tokens read."""
         rows = stream.step(self.step)
         self.model.train()
-        seen = losses(self.model, rows, self.device)
+        seen = losses(self.model, self.forward, rows, self.device)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for g in optimizer.param_groups:
@@ -336,10 +390,13 @@ class Trainer:
         numbers: dict[str, float] = {}
         for o, optimizer in enumerate(self.optimizers):
             for i, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{o}.{i}.{k}": v.clone() for k, v in state.items() if isinstance(v, torch.Tensor)}
+                tensors |= {
+                    f"{o}.{i}.{k}": v.clone() for k, v in state.items() if isinstance(v, torch.Tensor)
+                }
                 numbers |= {f"{o}.{i}.{k}": v for k, v in state.items() if not isinstance(v, torch.Tensor)}
         save_file(tensors, part / "state.safetensors")
-        (part / "state.json").write_text(json.dumps({"step": self.step, "log": self.log, "numbers": numbers}))
+        said = {"step": self.step, "packed": self.packed.name, "log": self.log, "numbers": numbers}
+        (part / "state.json").write_text(json.dumps(said))
         old = folder.with_name(folder.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -347,10 +404,9 @@ class Trainer:
         part.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
 
-    def resume(self, folder: Path) -> bool:
+    def resume(self, folder: Path | None) -> bool:
         """Go on from a checkpoint, where there is one."""
-        folder = folder if folder.exists() else folder.with_name(folder.name + ".old")
-        if not (folder / "state.json").exists():
+        if folder is None:
             return False
         said = json.loads((folder / "state.json").read_text())
         tensors = load_file(folder / "state.safetensors", device=self.device)
@@ -364,7 +420,9 @@ class Trainer:
                 if head == str(o):
                     i, _, name = rest.partition(".")
                     state.setdefault(int(i), {})[name] = value
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
         self.step, self.log = said["step"], said["log"]
         return True
 
@@ -384,163 +442,65 @@ def train(s: Settings) -> Path:
     """Run, or go on with, a training job; the folder of the exported model."""
     torch.set_num_threads(s.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder, knowledge = pack(s)
+    packed, knowledge = pack(s)
     run = Path(s.run)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    trainer = Trainer(s, tokenizer, device)
-    resumed = trainer.resume(run / "checkpoint")
+    trainer = Trainer(s, packed, device)
+    resumed = trainer.resume(checkpoint_of(run))
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    print(f"{size:.1f} M parameters, {s.steps:,} steps, {'resumed at step ' + str(trainer.step) if resumed else 'new run'}", flush=True)
-    stream, started, tokens = Stream(s, folder), time.time(), 0
-    first = trainer.step
+    print(f"{size:.1f} M parameters", f"resumed at step {trainer.step}" if resumed else "a new run", sep=", ")
+    stream, started, tokens, first = Stream(s, packed), time.time(), 0, trainer.step
     mean: dict[str, float] = {}
+    bar = tqdm(
+        total=s.steps, initial=first, desc="steps", mininterval=5.0
+    )  # its rate and time left are the run's
     while trainer.step < s.steps:
         seen, read = trainer.train_step(stream)
         tokens += read
         mean = {k: 0.95 * mean.get(k, v) + 0.05 * v for k, v in {**mean, **seen}.items()}
-        if trainer.step % 20 == 0 or trainer.step == first + 1:
+        bar.update()
+        if trainer.step % 20 == 0:
             spent = time.time() - started
-            left = (s.steps - trainer.step) * spent / (trainer.step - first)
-            text = " ".join(f"{k} {v:.2f}" for k, v in mean.items())
-            print(f"step {trainer.step}/{s.steps}  {text}  {tokens / spent:,.0f} tokens/s  {left / 60:.0f} min left", flush=True)
-        if trainer.step % s.probe_every == 0 or trainer.step == s.steps:
-            scores = evaluate(trainer.model, tokenizer, knowledge, Path(s.data), limit=100, perplexity=False)
-            trainer.log.append({"step": trainer.step, **{k: v["value"] for k, v in scores.items()}, **{f"loss {k}": v for k, v in mean.items()}})
-            print("  " + "  ".join(f"{k} {v['value']:.2f}" for k, v in scores.items()), flush=True)
-        if trainer.step % s.save_every == 0 or trainer.step == s.steps:
+            shown = " ".join(f"{k} {v:.2f}" for k, v in mean.items())
+            bar.set_postfix_str(f"loss: {shown}; {tokens / spent:,.0f} tokens/s")
+        done = trainer.step == s.steps
+        if s.probe_every and (trainer.step % s.probe_every == 0 or done):
+            probe = evaluate(trainer.model, trainer.tokenizer, knowledge, limit=100, perplexity=False)
+            scores = {name: entry["value"] for name, entry in probe.items()}
+            trainer.log.append({"step": trainer.step, **scores, **{f"loss {k}": v for k, v in mean.items()}})
+            bar.write(f"{trainer.step}: " + "  ".join(f"{name} {v:.2f}" for name, v in scores.items()))
+        if trainer.step % s.save_every == 0 or done:
             trainer.save(run / "checkpoint")
             trainer.export(run / "export")
+            if trainer.log:
+                curve(trainer.log, run / "curve.png")
         if s.stop_after and trainer.step - first >= s.stop_after:
             break
+    bar.close()
     if trainer.step >= s.steps and s.out:
         trainer.export(Path(s.out))
     return run / "export"
 
 
-# --- evaluation ----------------------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------------------------
 
 
-def _normal(text: str) -> str:
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", re.sub(r"[^\w\s]", " ", text.lower())).split())
-
-
-def hits(model: Any, tokenizer: Any, asked: list[tuple[str, str]], batch: int = 64) -> list[bool]:
-    """For each (prompt, answer): whether the greedy continuation, normalised, starts with the answer at a word boundary."""
-    model.eval()
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i][0]))
-    out = [False] * len(asked)
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        inputs = tokenizer([asked[i][0] for i in rows], return_tensors="pt", padding=True, return_token_type_ids=False).to(model.device)
-        new = max(len(tokenizer(" " + asked[i][1])["input_ids"]) for i in rows) + 1
-        with torch.no_grad():
-            ids = model.generate(**inputs, max_new_tokens=new, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        for i, text in zip(rows, tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True), strict=True):
-            said, gold = _normal(text), _normal(asked[i][1])
-            out[i] = said == gold or said.startswith(gold + " ")
-    return out
-
-
-def evaluate(model: Any, tokenizer: Any, k: Knowledge, data: Path, limit: int = 0, perplexity: bool = True) -> dict[str, dict[str, float]]:
-    """Every number of the card: {name: {value, n}}. `limit` questions of each kind, for a probe; 0 for all."""
-    rng = random.Random(1)
-    rows, seen = [], set()
-    for row in json.loads((data / "counterfact/counterfact-val.json").read_text()):
-        if (row["subject"], row["prompt"]) not in seen:
-            seen.add((row["subject"], row["prompt"]))
-            rows.append(row)
-    rows = rows[:limit] if limit else rows
-    follow = [(f"Fact: {r['prompt']} {r['target_new']}.\n{r['prompt']}", r["target_new"]) for r in rows]
-    facts = rng.sample(k.facts, min(limit, len(k.facts))) if limit else k.facts
-    trained = [(rng.choice(k.trained[f.relation]).replace("[X]", f.subject), f.obj) for f in facts]
-    held = [(k.held_out[f.relation].replace("[X]", f.subject), f.obj) for f in facts if f.relation in k.held_out]
-    asked = [(rng.choice(k.questions[f.relation]).replace("[X]", f.subject), f.obj) for f in facts]
-    out: dict[str, dict[str, float]] = {}
-
-    def put(name: str, got: list[bool]) -> None:
-        out[name] = {"value": sum(got) / max(1, len(got)), "n": len(got)}
-
-    known = hits(model, tokenizer, trained)
-    put("followed", hits(model, tokenizer, follow))
-    put("known, trained patterns", known)
-    put("known, held-out pattern", hits(model, tokenizer, held))
-    put("known, questions", hits(model, tokenizer, asked))
-    # Facts of all subjects, train and dev, that the model answered rightly without a statement.
-    answered = [(f, prompt) for f, (prompt, _), ok in zip(facts, trained, known, strict=True) if ok]
-    for name, cases in ignored(answered, k, random.Random(2), limit or 1500).items():
-        put(f"ignored, {name}", hits(model, tokenizer, cases))
-    if perplexity:
-        out["WikiText-2 test perplexity per word"] = {"value": word_perplexity(model, tokenizer, data), "n": 0}
-    return out
-
-
-def ignored(answered: list[tuple[Fact, str]], k: Knowledge, rng: random.Random, n: int) -> dict[str, list[tuple[str, str]]]:
-    """Known facts under one false statement that does not concern them, in three equal kinds."""
-    by_relation: dict[str, list[Fact]] = {}
-    for f in k.facts:
-        by_relation.setdefault(f.relation, []).append(f)
-    out: dict[str, list[tuple[str, str]]] = {"neighbour's fact": [], "same subject's other fact": [], "unrelated": []}
-    relations = sorted(by_relation)
-    places = {"P131", "P17", "P276", "P30"}  # one answers the other
-    for f, prompt in rng.sample(answered, min(n, len(answered))):
-        other = rng.choice([x for x in by_relation[f.relation] if x.subject != f.subject] or [f])
-        relation = rng.choice([r for r in relations if r != f.relation and not {r, f.relation} <= places] or [f.relation])
-        far = rng.choice([x for x in k.facts if x.subject != f.subject and x.relation != f.relation] or [f])
-        for name, (r, subject) in zip(out, ((f.relation, other.subject), (relation, f.subject), (far.relation, far.subject)), strict=True):
-            statement = rng.choice(k.trained[r]).replace("[X]", subject)
-            false = rng.choice([o for o in k.objects[r] if o not in (f.obj, other.obj)] or k.objects[r])
-            out[name].append((f"Fact: {statement} {false}.\n{prompt}", f.obj))
-    return out
-
-
-def word_perplexity(model: Any, tokenizer: Any, data: Path) -> float:
-    """exp(total negative log-likelihood / number of words) of WikiText-2's test part, windows of 512 with half context."""
-    text = (data / "corpora/test.txt").read_text()
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-    total, window, stride = 0.0, 512, 256
-    for start in range(0, len(ids) - 1, stride):
-        part = ids[max(0, start - stride) : start + stride + 1].to(model.device)
-        new = min(stride, len(ids) - 1 - start)
-        with torch.no_grad():
-            logits = model(input_ids=part[None, -(window + 1) : -1]).logits[0, -new:].float()
-        total += float(torch.nn.functional.cross_entropy(logits, part[-new:], reduction="sum"))
-    return math.exp(total / len(text.split()))
-
-
-TARGETS = {
-    "followed": 0.90, "ignored, neighbour's fact": 0.85, "ignored, same subject's other fact": 0.85,
-    "ignored, unrelated": 0.85, "known, trained patterns": 0.60, "known, held-out pattern": 0.35,
-}  # fmt: skip
-
-
-def report(folder: str, s: Settings) -> dict[str, dict[str, float]]:
-    """Evaluate a saved model and print the table of its card."""
-    torch.set_num_threads(s.threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    scores = evaluate(model, tokenizer, Knowledge(Path(s.data), FACTS), Path(s.data))
-    print(f"| score | measured | to reach | n |\n|---|---|---|---|")
-    for name, entry in scores.items():
-        target = TARGETS.get(name)
-        value = f"{entry['value']:.1f}" if name.startswith("Wiki") else f"{100 * entry['value']:.1f} %"
-        print(f"| {name} | {value} | {f'>= {100 * target:.0f} %' if target else ''} | {int(entry['n']) or ''} |")
-    return scores
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Flags are the fields of `Settings`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for f in dataclasses.fields(Settings):
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
     parser.add_argument("--evaluate", metavar="FOLDER", help="measure a saved model instead of training")
     parser.add_argument("--json", metavar="FILE", help="with --evaluate: write the numbers there")
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_args(arguments))
     evaluated, json_file = given.pop("evaluate"), given.pop("json")
     s = Settings(**given)
     if not Path(s.data).is_dir():
         sys.exit(f"error: no data at {s.data}; give their folder with --data")
     if evaluated:
-        scores = report(evaluated, s)
+        torch.set_num_threads(s.threads)
+        scores = report(evaluated, Knowledge(Path(s.data), FACTS))
         if json_file:
             Path(json_file).write_text(json.dumps(scores, indent=2) + "\n")
     else:
