@@ -17,16 +17,21 @@ Kind = Literal["insert", "modify", "erase"]
 
 MAX_CHARS = 4_000  # of one text field; a fact is a sentence, not a document
 MAX_ALIASES = 64
+MAX_EXTRA = 64_000  # of all further keys, as JSON
+_ENDS = (".", "!", "?", "。", "！", "？", "…", "।", "؟", ")", '"', "”", "’", "»")
+_BIDI = frozenset(
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # they show a text in another order than it is read
 
 # What chat templates are made of: <|im_start|>, <|eot_id|>, <s>, </s>, [INST], <<SYS>>, <start_of_turn>, <bos> ...
 _TEMPLATE_TOKEN = re.compile(
-    r"<\|[^|<>]{1,40}\|>|</?s>|<(?:bos|eos|pad|unk|mask)>|<\|?endoftext\|?>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>",
+    r"<[|｜][^|｜<>]{1,40}[|｜]>|</?s>|<(?:bos|eos|pad|unk|mask)>|<\|?endoftext\|?>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>",
     re.IGNORECASE,
 )
 # The labels that prompt methods put before what they state. Inside a fact they could start another one.
-_TEMPLATE_LABEL = re.compile(
-    r"(?:^|[\s.!?])((?:New )?Fact|Withheld|Prompt|System|Assistant|User):", re.IGNORECASE
-)
+_TEMPLATE_LABEL = re.compile(r"(?:^|[^\w])((?:New )?Fact|Withheld|Prompt)\s*:", re.IGNORECASE)
+# Names of speakers are words like others within a line; at the beginning of a new line they start a turn.
+_TURN_LABEL = re.compile(r"[\r\n]\s*(System|Assistant|User|Human)\s*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,12 @@ class Edit:
         if not isinstance(self.extra, Mapping):
             raise EditError("extra must be a mapping of further keys")
         put("extra", dict(self.extra))
+        self._check_extra()
         self._check()
         if not self.statement:
             put("statement", self._state())
+        elif not self.statement.endswith(_ENDS):
+            put("statement", self.statement + ".")
 
     def _check(self) -> None:
         if self.kind not in ("insert", "modify", "erase"):
@@ -114,7 +122,13 @@ class Edit:
             raise EditError("an edit with a target needs a prompt: what is it the answer to?")
         elif not self.prompt and not self.statement:
             raise EditError('the fact is empty; give a sentence, such as "The capital of France is Lyon."')
-        if self.target and self.old and _folded(self.target) == _folded(self.old):
+        if not any(c.isalnum() for c in self.prompt or self.statement) or (
+            self.target and not _visible(self.target)
+        ):
+            raise EditError(
+                'the fact has no word in it; give a sentence, such as "The capital of France is Lyon."'
+            )
+        if self.target and self.old and _bare(self.target) == _bare(self.old):
             raise EditError(f"the target {self.target!r} is the old answer: nothing would change")
         if self.subject and self.prompt and _folded(self.subject) not in _folded(self.prompt):
             named = [a for a in self.subject_aliases if _folded(a) in _folded(self.prompt)]
@@ -126,11 +140,21 @@ class Edit:
         if self.valid_from and self.valid_to and self.valid_from >= self.valid_to:
             raise EditError("valid_from is not before valid_to: the fact would never hold")
 
+    def _check_extra(self) -> None:
+        try:
+            size = len(json.dumps(self.extra, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise EditError(
+                f"the further keys {', '.join(map(str, self.extra))} can't be kept as JSON: {error}"
+            ) from None
+        if size > MAX_EXTRA:
+            raise EditError(f"the further keys take {size:,} characters; at most {MAX_EXTRA:,} fit")
+
     def _state(self) -> str:
         if self.kind == "erase":
             return self.prompt or ""
         sentence = f"{self.prompt} {self.target}"
-        return sentence if sentence.endswith((".", "!", "?", "。")) else sentence + "."
+        return sentence if sentence.endswith(_ENDS) else sentence + "."
 
     @property
     def content_hash(self) -> str:
@@ -213,6 +237,15 @@ class Edit:
         return replace(self, **changes)
 
 
+def _bare(text: str) -> str:
+    """For comparing answers: compatibility forms, case and outer punctuation don't count."""
+    return _folded(unicodedata.normalize("NFKC", text)).strip(" .,;:!?'\"")
+
+
+def _visible(text: str) -> bool:
+    return any(unicodedata.category(c)[0] not in "CZ" for c in text)
+
+
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
@@ -228,7 +261,7 @@ def _clean(name: str, value: Any, template: bool = True) -> str | None:
         )
     folded = " ".join(unicodedata.normalize("NFC", value).split())
     for char in folded:
-        if unicodedata.category(char) in ("Cc", "Cs"):
+        if unicodedata.category(char) in ("Cc", "Cs") or char in _BIDI:
             raise EditError(f"{name} contains the control character U+{ord(char):04X}; take it out")
     if template:
         found = _TEMPLATE_TOKEN.search(folded)
@@ -236,7 +269,7 @@ def _clean(name: str, value: Any, template: bool = True) -> str | None:
             raise EditError(
                 f"{name} contains {found.group()!r}, which models read as a template's token; take it out"
             )
-        label = _TEMPLATE_LABEL.search(folded)
+        label = _TEMPLATE_LABEL.search(folded) or _TURN_LABEL.search(value)
         if label:
             raise EditError(
                 f"{name} contains the label {label.group(1)!r} with a colon, "
@@ -266,10 +299,13 @@ def _clean_time(name: str, value: Any) -> str | None:
             if isinstance(value, datetime)
             else datetime.fromisoformat(str(value).replace("Z", "+00:00"))
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         raise EditError(
             f"{name} is {value!r}; write a date such as 2026-11-21 or 2026-11-21T12:00:00Z"
         ) from None
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
-    return when.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    try:
+        return when.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise EditError(f"{name} is {value!r}; times reach from the year 1 to 9999") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memedit.errors import ModelError
-from memedit.lm import HFModel, Score, are_texts, as_texts
+from memedit.lm import HFModel, Score, are_texts, as_texts, same_number
 from memedit.methods import load_method
 from memedit.router import Route, Router
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from memedit.methods._rows import AppliedModel
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
+
+
+_REFUSED = {
+    "assistant_model": "assisted decoding: the assistant does not know the edit; leave it out",
+    "prompt_lookup_num_tokens": "assisted decoding drafts from the prompt alone; leave it out",
+    "assistant_early_exit": "assisted decoding drafts without the edit; leave it out",
+    "cache_implementation": "the stated fact needs a cache that grows; leave it out",
+    "past_key_values": "the fact has to be read before what the cache holds; pass the whole prompt",
+    "guidance_scale": "the unguided pass would read the fact as well; leave it out",
+    "negative_prompt_ids": "the negative prompt would read the fact as well; leave it out",
+    "inputs_embeds": "routing needs the prompt's ids; pass input_ids",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +154,11 @@ class EditedModel:
             ModelError: something that can't be right with edits in scope (assisted decoding, ...).
         """
         if not are_texts(prompts):
-            ids = options.pop("input_ids", None) if prompts is None else prompts
+            given = [prompts, options.pop("input_ids", None), options.pop("inputs", None)]
+            ids = next((value for value in given if value is not None), None)
             return self._generate_ids(ids, routes, seed=seed, **options)
         prompts = as_texts(prompts)
-        routes = self.router.route(prompts) if routes is None else list(routes)
+        routes = self._routes(prompts, routes)
 
         def answer(rows: list[int], lm: Any) -> list[str]:
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
@@ -162,12 +175,21 @@ class EditedModel:
     ) -> list[Score]:
         """Scores of targets as continuations, each prompt routed as in `generate`; the target is never routed."""
         prompts, targets = as_texts(prompts), as_texts(targets)
-        routes = self.router.route(prompts) if routes is None else list(routes)
+        same_number(prompts, targets, "targets")
+        routes = self._routes(prompts, routes)
 
         def answer(rows: list[int], lm: Any) -> list[Score]:
             return lm.score([prompts[i] for i in rows], [targets[i] for i in rows], **options)
 
         return self._by_route(routes, answer)
+
+    def unedited(self, prompts: Sequence[str], routes: Sequence[Route], **options: Any) -> list[str]:
+        """What the base says to the same prompts, in the same batches as `generate` makes of these routes."""
+
+        def answer(rows: list[int], lm: Any) -> list[str]:
+            return self.base.generate([prompts[i] for i in rows], **options)
+
+        return self._by_route(self._routes(prompts, routes), answer)
 
     def explain(self, prompt: str, **options: Any) -> Explanation:
         """Why a prompt is answered as it is: its route, what the model reads, and both answers.
@@ -177,7 +199,7 @@ class EditedModel:
         """
         (route,) = self.route([prompt])
         (text,) = self.generate([prompt], routes=[route], **options)
-        (base,) = self.base.generate([prompt], **options) if route.fired else (text,)
+        (base,) = self.unedited([prompt], [route], **options) if route.fired else (text,)
         parts = self._by_method([c.edit for c in route.edits])
         context = "".join(self._method(name).context(own) for name, own in parts.items())
         return Explanation(route, context + prompt, base, text)
@@ -194,6 +216,11 @@ class EditedModel:
             rows.append(row)
         return rows_applied(self.base, rows)
 
+    def _routes(self, prompts: Sequence[str], routes: Sequence[Route] | None) -> list[Route]:
+        routes = self.router.route(prompts) if routes is None else list(routes)
+        same_number(prompts, routes, "routes")
+        return routes
+
     def _by_method(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
         parts: dict[str, list[Edit]] = {}
         for edit in edits:
@@ -205,19 +232,38 @@ class EditedModel:
             self._methods[name] = load_method(name)
         return self._methods[name]
 
+    def _refuse(self, options: dict[str, Any], rows: int) -> None:
+        """What can't be right where an edit is in scope, each in one sentence.
+
+        Raises:
+            ModelError: names the option.
+        """
+        configs = [
+            options,
+            *(vars(c) for c in (options.get("generation_config"), self.base.model.generation_config) if c),
+        ]
+        for name, why in _REFUSED.items():
+            if any(config.get(name) is not None for config in configs):
+                raise ModelError(f"{name} does not go with an edit in scope: {why}")
+        if options.get("streamer") is not None and rows > 1:
+            raise ModelError("a streamer takes one prompt at a time, as in Hugging Face's generate")
+
     def _by_route(self, routes: Sequence[Route], answer: Callable[[list[int], Any], list[Any]]) -> list[Any]:
         """Answers in order: rows without an edit from the base itself, the others from the base with their edits applied."""
         plain = [i for i, route in enumerate(routes) if not route.fired]
         edited = [i for i, route in enumerate(routes) if route.fired]
-        out: list[Any] = [None] * len(routes)
-        if plain:
-            for i, value in zip(plain, answer(plain, self.base), strict=True):
-                out[i] = value
+        parts = [(plain, answer(plain, self.base))] if plain else []
         if edited:
             with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
-                for i, value in zip(edited, answer(edited, lm), strict=True):
-                    out[i] = value
-        return out
+                parts.append((edited, answer(edited, lm)))
+        out: dict[int, list[Any]] = {}
+        for rows, values in parts:
+            returned = len(values) // len(
+                rows
+            )  # num_return_sequences: several values of one prompt stay together
+            for position, i in enumerate(rows):
+                out[i] = values[position * returned : (position + 1) * returned]
+        return [value for i in range(len(routes)) for value in out[i]]
 
     def _generate_ids(
         self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any
@@ -238,13 +284,11 @@ class EditedModel:
                 for row, m in zip(ids, ids if mask is None else mask, strict=True)
             ]
             routes = self.router.route(self.tokenizer.batch_decode(kept, skip_special_tokens=True))
+        same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
             return self.base.generate(ids, seed=seed, **options)
-        if options.get("assistant_model") is not None or options.get("prompt_lookup_num_tokens"):
-            raise ModelError(
-                "assisted decoding can't know the edits in scope of these prompts; leave the assistant out"
-            )
+        self._refuse(options, rows=len(ids))
         plain = [i for i, route in enumerate(routes) if not route.fired]
         with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
             if not plain:
@@ -266,17 +310,16 @@ def _left_padded(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, t
     return ids.gather(1, order), mask.gather(1, order)
 
 
-def _rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """The options of some rows: every tensor with a row per prompt is cut, all else is shared."""
-    import torch
+_PER_ROW = ("attention_mask", "position_ids", "token_type_ids")  # what has a row per prompt
 
-    cut = {
-        name: value[rows]
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == ids.shape[0]
-        else value
-        for name, value in options.items()
-    }
-    return {**cut, "input_ids": ids[rows]}
+
+def _rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The options of some rows; what is shared by all stays as it is."""
+    cut = {name: options[name][rows] for name in _PER_ROW if options.get(name) is not None}
+    allowed = options.get("prefix_allowed_tokens_fn")
+    if allowed is not None:  # it is told a row's number, which must be the caller's
+        cut["prefix_allowed_tokens_fn"] = lambda row, sequence: allowed(rows[row], sequence)
+    return {**options, **cut, "input_ids": ids[rows]}
 
 
 def _joined(parts: list[tuple[list[int], torch.Tensor]], prompts: int, pad: int) -> torch.Tensor:

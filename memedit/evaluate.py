@@ -72,19 +72,12 @@ def ask_all(
         prompts = [asked[i][2] for i in rows]
         routes = edited.route(prompts)
         texts = edited.generate(prompts, routes=routes, max_new_tokens=max_new_tokens, do_sample=False)
-        # Promise 1 compares with the base on the batch of rows that nothing fired for, and on the fired rows as they are.
-        plain = [p for p, r in zip(prompts, routes, strict=True) if not r.fired]
-        fired = [p for p, r in zip(prompts, routes, strict=True) if r.fired]
-        bases = [
-            edited.base.generate(part, max_new_tokens=max_new_tokens, do_sample=False) if part else []
-            for part in (plain, fired)
-        ]
-        queues = [iter(part) for part in bases]
-        for i, text, route in zip(rows, texts, routes, strict=True):
+        bases = edited.unedited(prompts, routes, max_new_tokens=max_new_tokens, do_sample=False)
+        for i, text, base, route in zip(rows, texts, bases, routes, strict=True):
             kind, case, prompt, answers, own = asked[i]
             used = tuple(c.id for c in route.edits)
             right = (own in used) if kind in ("edit", "paraphrase") else None
-            out[i] = Answer(kind, case, prompt, answers, next(queues[route.fired]), text, used, right)
+            out[i] = Answer(kind, case, prompt, answers, base, text, used, right)
         if progress:
             progress(len(out), len(asked))
     return [out[i] for i in range(len(asked))]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,8 @@ class HFModel:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
+        # A fast tokenizer keeps padding and truncation as state of its own: one call at a time.
+        self._tokenizing = threading.Lock()
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -128,7 +131,7 @@ class HFModel:
                 )
             loaded.to(torch.device(device))  # type: ignore[arg-type]
             return cls(loaded, tokenizer)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, AssertionError) as error:
             raise ModelError(f"can't load the model {str(model)!r}: {_first_line(error)}") from error
 
     @property
@@ -155,16 +158,26 @@ class HFModel:
 
     def encode_context(self, text: str) -> list[int]:
         """Ids of text that a method puts before a prompt: no special token can arise from it."""
-        return (
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            if text
-            else []
-        )
+        if not text:
+            return []
+        with self._tokenizing:
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def new_tokens(self, prompt_length: int, options: Mapping[str, Any]) -> int:
+        """How many tokens a `generate` call with these options may add to prompts of this length."""
+        own = self.model.generation_config
+        configs = [options, *(vars(c) for c in (options.get("generation_config"), own) if c is not None)]
+        for config in configs:
+            if config.get("max_new_tokens") is not None:
+                return int(config["max_new_tokens"])
+            if config.get("max_length") is not None:
+                return max(0, int(config["max_length"]) - prompt_length)
+        return 20  # Hugging Face's own default
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Ids and mask of shape (batch, length), left-padded, on the model's device."""
-        with _padding_side(self.tokenizer, "left"):
-            batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True)
+        with self._tokenizing:
+            batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left")
         return {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
 
     def generate(
@@ -183,7 +196,7 @@ class HFModel:
                 return self.generate_ids(**({} if prompts is None else {"input_ids": prompts}), **options)
             prompts = as_texts(prompts)
             out: list[str] = []
-            size = batch_size or max(1, len(prompts))
+            size = batch_rows(batch_size, len(prompts))
             for start in range(0, len(prompts), size):
                 inputs = self.tokenize(prompts[start : start + size])
                 ids = self.generate_ids(**inputs, **_bounded(options))
@@ -199,7 +212,9 @@ class HFModel:
         """Hugging Face's own `generate`: ids (batch, length) in, ids (rows, length + new) out."""
         import torch
 
-        options = {"pad_token_id": self.tokenizer.pad_token_id, **inputs}
+        options = dict(inputs)
+        if self.model.generation_config.pad_token_id is None and options.get("generation_config") is None:
+            options.setdefault("pad_token_id", self.tokenizer.pad_token_id)
         with torch.no_grad():
             return self.model.generate(**options)
 
@@ -207,11 +222,12 @@ class HFModel:
         """Scores of targets as continuations; a space is put between prompt and target where none is.
 
         Raises:
-            ValueError: not as many targets as prompts. ModelError: a target without a token.
+            ModelError: not as many targets as prompts, or a target without a token.
         """
         import torch
 
         prompts, targets = as_texts(prompts), as_texts(targets)
+        same_number(prompts, targets, "targets")
         scores: list[Score] = []
         for start in range(0, len(prompts), batch_size):
             pairs = zip(prompts[start : start + batch_size], targets[start : start + batch_size], strict=True)
@@ -284,6 +300,27 @@ def find_model(name: str) -> str:
 _BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
+def batch_rows(batch_size: int | None, prompts: int) -> int:
+    """Rows of one forward pass; all where nothing is said.
+
+    Raises:
+        ModelError: a batch of no row.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ModelError(f"batch_size is {batch_size}; it must be at least 1")
+    return batch_size or max(1, prompts)
+
+
+def same_number(prompts: Sequence[Any], others: Sequence[Any], what: str) -> None:
+    """Refuse lists that don't go together.
+
+    Raises:
+        ModelError: another number of them than of prompts.
+    """
+    if len(prompts) != len(others):
+        raise ModelError(f"{len(prompts)} prompts and {len(others)} {what}: give one for each prompt")
+
+
 def are_texts(prompts: Any) -> bool:
     """Whether `generate` was given texts (and not ids, or nothing)."""
     return isinstance(prompts, (str, list, tuple)) and (
@@ -304,7 +341,12 @@ def as_texts(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             raise TypeError(f"prompt {i} is {type(text).__name__}, not text")
         if not text.strip():
-            raise ModelError(f"prompt {i} is empty; write a question or the beginning of a sentence")
+            which = f"prompt {i + 1} of {len(texts)}" if len(texts) > 1 else "the prompt"
+            raise ModelError(f"{which} is empty; write a question or the beginning of a sentence")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ModelError(
+                f"prompt {i + 1} of {len(texts)} holds half of a surrogate pair, which is no text; mend its encoding"
+            )
     return texts
 
 
@@ -313,24 +355,18 @@ def _bounded(options: dict[str, Any]) -> dict[str, Any]:
     return options if said else {**options, "max_new_tokens": DEFAULT_NEW_TOKENS}
 
 
-@contextmanager
-def _padding_side(tokenizer: Any, side: str) -> Iterator[None]:
-    before = tokenizer.padding_side
-    tokenizer.padding_side = side
-    try:
-        yield
-    finally:
-        tokenizer.padding_side = before
+_SEEDING = threading.RLock()
 
 
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
+    """Sampling reads the process's one generator, so that seeded calls of several threads go one after the other."""
     if seed is None:
         yield
         return
     import torch
 
-    with torch.random.fork_rng():
+    with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memedit.edit import Edit
+from memedit.lm import as_texts
 from memedit.methods import method_info
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Router:
         Args:
             queries: texts. at: the time whose facts hold; None for now.
         """
-        queries = [queries] if isinstance(queries, str) else list(queries)
+        queries = as_texts(queries)
         size = len(self.memory)
         if not queries or not size:
             return [Route(query, (), (), 1.0, None) for query in queries]

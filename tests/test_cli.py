@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 
 import click
 import pytest
@@ -290,6 +291,72 @@ def test_bad_input_on_a_memory_changes_nothing(run, tmp_path, args, message):
     before = run("export", "-", "--all").output
     assert message in run(*args, code=1).stderr
     assert run("export", "-", "--all").output == before
+
+
+def test_refs_of_digits_and_ids_are_told_apart(run, tmp_path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"statement": "Tea is blue.", "ref": "42"}\n{"statement": "Milk is red.", "ref": "1"}\n'
+    )
+    run("import", "in.jsonl")
+    assert json.loads(run("show", "42", "--json").output)["id"] == 1
+    assert "id:1 or ref:1" in run("forget", "1", code=1).stderr
+    assert json.loads(run("show", "ref:1", "--json").output)["statement"] == "Milk is red."
+    assert json.loads(run("show", "id:1", "--json").output)["statement"] == "Tea is blue."
+
+
+def test_the_users_keys_do_not_hide_the_memorys(run, tmp_path):
+    (tmp_path / "in.jsonl").write_text(
+        '{"statement": "Tea is blue.", "id": "abc", "version": "x", "paraphrases": ["p"]}\n'
+    )
+    run("import", "in.jsonl")
+    assert (
+        json.loads(run("list", "--json").output)[0]["id"],
+        json.loads(run("show", "1", "--json").output)["version"],
+    ) == (1, 1)
+    assert json.loads(run("export", "-").output)["paraphrases"] == ["p"]
+
+
+def test_what_was_forgotten_is_not_imported_again(run):
+    run("add-fact", "Tea is blue.", "--ref", "t")
+    run("add-fact", "Milk is red.")
+    run("forget", "t")
+    run("export", "all.jsonl", "--all")
+    assert "was forgotten" in run("import", "all.jsonl", "-m", "other", code=1).stderr
+    assert "1 new, 1 skipped" in run("import", "all.jsonl", "-m", "other", "--skip-bad").output
+
+
+def test_outputs_keep_to_links_pipes_and_folders_that_exist(run, tmp_path):
+    run("add-fact", "Tea is blue.")
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    run("export", "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert "Tea" in (tmp_path / "real.jsonl").read_text()
+    assert "there is no folder" in run("export", "missing/x.jsonl", code=1).stderr
+    assert "is a directory" in run("export", "indexes", code=2).stderr
+    (tmp_path / "q.jsonl").write_text('{"query": "x"}\n')
+    assert "is a folder" in run("route", "--input", "q.jsonl", "--output", "indexes", code=1).stderr
+    run("export", "/dev/null")
+    assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"statement": "Tea is blue.", "n": ' + "9" * 5000 + "}", "line 1"),
+        ("[" * 100_000, "deep"),
+        ('{"statement": "a b", "statement": "c d"}', "stands twice"),
+        ('{"statement": "Tea is blue.", "n": NaN}', "no JSON number"),
+        ('{"requested_rewrite": {"prompt": "{ is", "subject": "x"}, "neighborhood_prompts": []}', "line 1"),
+        ("{", "an object stands on one line"),
+    ],
+    ids=range(6),
+)
+def test_strange_lines_are_named(run, tmp_path, line, message):
+    (tmp_path / "in.jsonl").write_text(line + "\n")
+    error = run("import", "in.jsonl", code=1).stderr
+    assert message in error
+    assert "unexpected" not in error
 
 
 def test_a_folder_that_is_no_memory_is_left_alone(run, tmp_path):

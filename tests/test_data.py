@@ -68,7 +68,7 @@ def test_our_own_lines_keep_unknown_keys(tmp_path):
     }
     (case,) = read_cases(write(tmp_path / "e.jsonl", [row], lines=True))
     assert case.edit.subject_aliases == ("chai",)
-    assert case.edit.extra == {"colour": 3}
+    assert case.edit.extra == {"colour": 3, "paraphrases": ["Chai is"], "locality": ["Milk is"]}
     assert [q.kind for q in case.queries] == ["edit", "paraphrase", "locality"]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from memedit.edit import Edit
 from memedit.edited import EditedModel
@@ -137,13 +140,77 @@ def test_what_is_no_prompt_is_refused_in_one_sentence(edited, bad):
 
 
 def test_a_blank_prompt_is_refused(edited):
-    with pytest.raises(ModelError, match="prompt 1 is empty"):
+    with pytest.raises(ModelError, match="prompt 2 of 2 is empty"):
         edited.generate([IN, "  "])
 
 
 def test_assisted_decoding_is_refused_where_an_edit_fires(edited):
     with pytest.raises(ModelError, match="assisted decoding"):
         edited.generate(**edited.base.tokenize([IN]), prompt_lookup_num_tokens=3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_implementation": "static"},
+        {"guidance_scale": 2.0},
+        {"past_key_values": object()},
+        {"streamer": object()},
+        {"generation_config": GenerationConfig(prompt_lookup_num_tokens=3)},
+    ],
+    ids=lambda o: next(iter(o)),
+)
+def test_what_can_not_be_right_with_an_edit_in_scope_is_refused(edited, options):
+    with pytest.raises(ModelError):
+        edited.generate(**edited.base.tokenize([IN, IN]), **options)
+
+
+def test_options_that_are_no_rows_are_never_cut(edited):
+    inputs = edited.base.tokenize([OUT[0], IN])
+    eos = [edited.base.generate(**inputs, **OPTIONS)[0, inputs["input_ids"].shape[1] + 2].item(), 1]
+    options = {"max_new_tokens": 8, "do_sample": False}
+    as_list = edited.generate(**inputs, **options, eos_token_id=eos)
+    assert torch.equal(edited.generate(**inputs, **options, eos_token_id=torch.tensor(eos)), as_list)
+
+
+def test_a_row_keeps_its_number_in_a_mixed_batch(edited):
+    inputs = edited.base.tokenize([IN, OUT[0]])
+    out = edited.generate(
+        **inputs, max_new_tokens=3, do_sample=False, prefix_allowed_tokens_fn=lambda row, ids: [50 + row]
+    )
+    assert out[:, -3:].tolist() == [[50] * 3, [51] * 3]
+
+
+def test_several_texts_of_a_prompt_stay_together(edited):
+    options = {"max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2, "do_sample": False}
+    got = edited.generate([OUT[0], IN], **options)
+    assert got[:2] == edited.base.generate([OUT[0]], **options)
+    assert got[2:] == edited.base.generate([f"Fact: {FACT.statement}\n{IN}"], **options)
+
+
+def test_lists_that_do_not_go_together_are_refused(edited):
+    with pytest.raises(ModelError, match="2 prompts and 1 routes"):
+        edited.generate([IN, OUT[0]], routes=edited.route([IN]))
+    with pytest.raises(ModelError, match="2 prompts and 1 targets"):
+        edited.score([IN, OUT[0]], ["Lyon"])
+    with pytest.raises(ModelError, match="at least 1"):
+        edited.generate([IN], batch_size=0)
+
+
+def test_seeded_sampling_is_the_same_in_threads(edited):
+    options = {"max_new_tokens": 6, "do_sample": True, "seed": 4}
+    expected = edited.generate([IN, OUT[0]], **options)
+    got = []
+    threads = [
+        threading.Thread(target=lambda: got.append(edited.generate([IN, OUT[0]], **options)))
+        for _ in range(6)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert got == [expected] * 6
+    assert edited.tokenizer.padding_side == "left"
 
 
 def test_from_pretrained_takes_objects_folders_and_open_memories(memory, lm, tmp_path):

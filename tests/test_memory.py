@@ -555,7 +555,7 @@ def test_another_encoder_is_refused_with_what_to_do(tmp_path: Path, encoder: Tri
             lambda: memory.encoder,
         ):
             with pytest.raises(
-                EncoderMismatch, match=r"trigrams-32-0.*trigrams-32-1.*memedit rebuild --encoder"
+                EncoderMismatch, match=r"trigrams-32-0.*trigrams-32-1.*memedit rebuild --reencode"
             ):
                 call()
         assert len(memory) == 3

@@ -147,8 +147,31 @@ def existing(path: str, **options: Any) -> Any:
 
 
 def find(memory: EditMemory, name: str) -> Record:
-    """A record by its id or by the user's own ref."""
-    return memory.get(int(name)) if name.isdecimal() else memory.get_ref(name)
+    """A record by its id or by the user's own ref; `id:7` and `ref:7` say which is meant.
+
+    Raises:
+        MemoryError_: there is none. DataError: the name is one edit's id and another's ref.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "id" and rest.isdecimal():
+        return memory.get(int(rest))
+    if kind == "ref":
+        return memory.get_ref(rest)
+    if not name.isdecimal():
+        return memory.get_ref(name)
+    try:
+        by_ref = memory.get_ref(name)
+    except MemeditError:
+        return memory.get(int(name))
+    if (
+        len(name) < 19
+        and by_ref.id != int(name)
+        and any(r.id == int(name) for r in memory.list(status="all"))
+    ):
+        raise DataError(
+            f"{name} is the id of one edit and the ref of edit {by_ref.id}; write id:{name} or ref:{name}"
+        )
+    return by_ref
 
 
 # --- printing ---------------------------------------------------------------------------------------------------
@@ -201,7 +224,7 @@ def read_json_lines(source: str, key: str) -> Iterator[tuple[int, dict[str, Any]
     Raises:
         DataError: names the line and what is wrong with it.
     """
-    with click.open_file(source, encoding="utf-8") as file:
+    with click.open_file(source, encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -216,18 +239,52 @@ def read_json_lines(source: str, key: str) -> Iterator[tuple[int, dict[str, Any]
                     raise DataError(
                         f'{source} line {number}: needs {{"{key}": "..."}} with a text that is not empty'
                     )
+                if any("\ud800" <= c <= "\udfff" for c in data[key]):
+                    raise DataError(
+                        f"{source} line {number}: the {key} holds half of a surrogate pair; mend its encoding"
+                    )
                 yield number, data
         except UnicodeDecodeError as error:
             raise DataError(f"{source} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def write_json_lines(target: str, rows: list[dict[str, Any]]) -> None:
-    """All rows or none: a file is written beside and moved into place; "-" prints."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def check_output(target: str | None) -> None:
+    """Refuse an output file that can't be written, before the work is done.
+
+    Raises:
+        DataError: its folder is missing, or it is a folder.
+    """
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir():
+        raise DataError(f"{target} is a folder; name a file for the output")
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent} for the output {path.name}; make it first")
+
+
+def write_text(target: str, text: str) -> None:
+    """All or nothing: a regular file is written beside and moved into place; "-" prints, pipes and devices are written to."""
     if target == "-":
         click.echo(text, nl=False)
         return
-    path = Path(target)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    path = Path(target).resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json_lines(target: str, rows: list[dict[str, Any]]) -> None:
+    """One JSON object a line, by `write_text`."""
+    write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: 1 edit, 2,000 edits."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

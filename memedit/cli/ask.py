@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
+    check_output,
     existing,
     false_fire_option,
     json_option,
@@ -51,6 +52,7 @@ def route(
     """
     if bool(queries) == bool(source):
         raise click.UsageError("give queries, or --input FILE")
+    check_output(target)
     from memedit.router import Router
 
     rows = (
@@ -168,6 +170,7 @@ def generate(
     Example:
       memedit generate --input prompts.jsonl --output answers.jsonl --max-new-tokens 16 --base
     """
+    check_output(target)
     rows = [data for _, data in read_json_lines(source, "prompt")]
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": sample}
     if sample:
@@ -180,7 +183,7 @@ def generate(
             prompts = [row["prompt"] for row in part]
             routes = edited.route(prompts)
             texts = edited.generate(prompts, routes=routes, **options)
-            bases = edited.base.generate(prompts, **options) if with_base else [None] * len(part)
+            bases = edited.unedited(prompts, routes, **options) if with_base else [None] * len(part)
             for row, verdict, text, base in zip(part, routes, texts, bases, strict=True):
                 said = verdict.to_dict()
                 answer = {"text": text, **({"base_text": base} if with_base else {})}

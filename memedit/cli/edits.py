@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
+    check_output,
+    counted,
     existing,
     find,
     json_option,
@@ -152,7 +154,7 @@ def _say_added(memory: EditMemory, added: Added) -> None:
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Take the first so many records only.")
 @click.option("--tag", "tags", multiple=True, help="Label all edits of this import (repeatable).")
-@click.option("--source", help="Where they come from.  [default: the file's name]")
+@click.option("--source", help="Where they come from, for those that don't say.")
 @memory_option
 @json_option
 def import_(
@@ -215,7 +217,7 @@ def import_(
         "skipped": "skipped",
     }
     parts = [f"{summary[key]} {text}" for key, text in words.items() if summary[key] or key == "new"]
-    click.echo(f"imported {file}: {', '.join(parts)}; the memory holds {total:,} edits")
+    click.echo(f"imported {file}: {', '.join(parts)}; the memory holds {counted(total, 'live edit')}")
 
 
 @click.command()
@@ -233,12 +235,13 @@ def export(file: str, memory: str, tag: str | None, everything: bool) -> None:
       memedit export facts.jsonl
       memedit export - --tag geography | head
     """
-    with existing(memory) as m:
+    check_output(file)
+    with existing(memory, readonly=True) as m:
         records = m.list(tag=tag, status="all" if everything else "live")
     rows = [{**r.edit.to_dict(), **({"status": r.status} if everything else {})} for r in records]
     write_json_lines(file, rows)
     if file != "-":
-        click.echo(f"exported {len(rows):,} edits to {file}")
+        click.echo(f"exported {counted(len(rows), 'edit')} to {file}")
 
 
 @click.command()
@@ -306,7 +309,7 @@ def undo(memory: str, as_json: bool) -> None:
                 }
             )
         else:
-            what = f"{operation.kind} of {operation.edits:,} edit{'s' * (operation.edits != 1)}"
+            what = f"{operation.kind} of {counted(operation.edits, 'edit')}"
             click.echo(
-                f"undone: the {what} at {operation.at[:19]} UTC; the memory holds {len(m):,} live edits"
+                f"undone: the {what} at {operation.at[:19]} UTC; the memory holds {counted(len(m), 'live edit')}"
             )

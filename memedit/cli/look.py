@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from memedit.cli._group import existing, find, json_option, memory_option, print_json, print_table
+from memedit.cli._group import counted, existing, find, json_option, memory_option, print_json, print_table
 
 
 @click.command("list")
@@ -22,7 +22,7 @@ from memedit.cli._group import existing, find, json_option, memory_option, print
     help="Which edits.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
-@click.option("--offset", type=click.IntRange(min=0), default=0, help="Leave out the first so many.")
+@click.option("--offset", type=click.IntRange(0, 2**62), default=0, help="Leave out the first so many.")
 @memory_option
 @json_option
 def list_(memory: str, as_json: bool, **filters: Any) -> None:
@@ -38,7 +38,7 @@ def list_(memory: str, as_json: bool, **filters: Any) -> None:
     if as_json:
         print_json(
             [
-                {"id": r.id, "status": r.status, "version": r.version, "added": r.added, **r.edit.to_dict()}
+                {**r.edit.to_dict(), "id": r.id, "status": r.status, "version": r.version, "added": r.added}
                 for r in records
             ]
         )
@@ -50,7 +50,7 @@ def list_(memory: str, as_json: bool, **filters: Any) -> None:
     kept = [i for i in range(7) if i in (0, 1, 6) or any(row[i] for row in rows)]
     headers = ["id#", "fact", "ref", "method", "tags", "status", "added (UTC)"]
     print_table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    click.echo(f"{len(records):,} shown; {total:,} live edits in {memory}")
+    click.echo(f"{len(records):,} shown; {counted(total, 'live edit')} in {memory}")
 
 
 @click.command()
@@ -70,7 +70,7 @@ def show(id_or_ref: str, memory: str, as_json: bool) -> None:
     data = {"id": r.id, "status": r.status, "version": r.version, "added": r.added, "changed": r.changed}
     if r.superseded_by:
         data["superseded_by"] = r.superseded_by
-    data |= r.edit.to_dict()
+    data = {**{k: v for k, v in r.edit.to_dict().items() if k not in data}, **data}
     if patches:
         data["patches"] = patches
     if as_json:
@@ -94,6 +94,8 @@ def search(text: str, k: int, memory: str, as_json: bool) -> None:
     Example:
       memedit search "seat of the French government" -k 5
     """
+    if not text.strip():
+        raise click.UsageError("give a text to search for")
     with existing(memory, readonly=True) as m:
         found = m.search(text, k)
     if as_json:

@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 
 from memedit.cli._group import (
+    check_output,
     console,
+    counted,
     existing,
     false_fire_option,
     json_option,
@@ -22,6 +24,7 @@ from memedit.cli._group import (
     print_json,
     print_table,
     progress,
+    write_text,
 )
 from memedit.errors import MemeditError, unknown
 from memedit.methods import METHODS, method_info
@@ -101,7 +104,7 @@ def rebuild(memory: str, reencode: bool) -> None:
     ):
         m.rebuild(reencode=reencode, progress=bar)
         total = len(m)
-    click.echo(f"rebuilt the index of {memory}: {total:,} live edits")
+    click.echo(f"rebuilt the index of {memory}: {counted(total, 'live edit')}")
 
 
 @click.command()
@@ -126,12 +129,13 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
+    check_output(json_file)
     with progress(f"bench {name}") as bar:
         entries = run(
             list(BENCHES) if name == "all" else [name], model=model, device=device, dtype=dtype, progress=bar
         )
     if json_file:
-        Path(json_file).write_text(json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
+        write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
     rows = [
         [e["claim"], f"{e['value']:.4g} {e['unit']}", e["limit"], "yes" if e["met"] else "NO", e["detail"]]
         for e in entries
@@ -172,6 +176,7 @@ def eval_(
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
     """
     method_info(method)
+    check_output(json_file)
     from memedit.data import read_cases, read_prompts
     from memedit.edited import EditedModel
     from memedit.evaluate import as_rows, ask_all, summarise
@@ -210,7 +215,7 @@ def eval_(
         text = json.dumps(
             {"setting": setting, "scores": scores, "answers": as_rows(answers)}, ensure_ascii=False, indent=1
         )
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        write_text(json_file, text + "\n")
     title = (
         f"{data}: {live:,} edits in memory at scoring, {method}, routed, {setting['decoding']}, model {model}"
     )

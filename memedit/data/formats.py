@@ -27,10 +27,11 @@ class Format:
 
 def _memedit(record: Record) -> Case:
     """Our own JSON lines: an edit's fields; `paraphrases` and `locality` are lists of further prompts."""
-    data = dict(record)
-    paraphrases = data.pop("paraphrases", None) or []
-    locality = data.pop("locality", None) or []
-    edit = Edit.from_dict(data)
+    if record.get("status") in ("superseded", "forgotten"):
+        raise EditError(f"this edit was {record['status']} when it was exported; only live ones are taken")
+    paraphrases = record.get("paraphrases") or []
+    locality = record.get("locality") or []
+    edit = Edit.from_dict({k: v for k, v in record.items() if k != "status"})
     answers = _answers(edit)
     queries = [Query("edit", edit.prompt, answers)] if edit.prompt else []
     queries += [Query("paraphrase", p, answers) for p in paraphrases]
@@ -58,7 +59,7 @@ def _counterfact_short(record: Record) -> Case:
 def _counterfact_full(record: Record) -> Case:
     """CounterFact with ROME's fields (arXiv 2202.05262)."""
     rewrite = record["requested_rewrite"]
-    prompt = rewrite["prompt"].format(rewrite["subject"])
+    prompt = rewrite["prompt"].replace("{}", rewrite["subject"])
     old = (rewrite.get("target_true") or {}).get("str")
     edit = _counterfact_edit(record, prompt, rewrite["subject"], rewrite["target_new"]["str"], old)
     answers = _answers(edit)
@@ -74,7 +75,7 @@ def _counterfact_edit(record: Record, prompt: str, subject: str, target: str, ol
         target=target,
         subject=subject,
         old=old,
-        ref=f"counterfact-{record['case_id']}" if "case_id" in record else None,
+        ref=f"counterfact-{record['case_id']}" if record.get("case_id") is not None else None,
     )
 
 
@@ -190,24 +191,48 @@ def _case(record: Any, path: str | Path, where: str) -> Case:
 def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
     """(where, record) of a JSON array or of JSON lines; a broken line comes as a DataError in its place."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from None
     if text.lstrip().startswith("["):
         try:
-            yield from ((f"record {i}", record) for i, record in enumerate(json.loads(text), 1))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
+            records = _loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None
+        yield from ((f"record {i}", record) for i, record in enumerate(records, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            yield (
-                f"line {number}",
-                DataError(f"line {number}: not JSON ({error.msg} at column {error.colno})"),
-            )
+            yield f"line {number}", _loads(line)
+        except ValueError as error:
+            yield f"line {number}", DataError(f"line {number}: {error}")
+
+
+def _loads(text: str) -> Any:
+    """JSON, strictly: no key twice in an object, no NaN.
+
+    Raises:
+        ValueError: what is wrong, in words.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            twice = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
+            raise ValueError(f"the key {twice!r} stands twice in one object")
+        return dict(pairs)
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        hint = "; in JSON lines an object stands on one line" if text.strip() in ("{", "}", "[", "]") else ""
+        place = f"line {error.lineno}" if error.lineno > 1 else f"column {error.colno}"
+        raise ValueError(f"not JSON ({error.msg} at {place}){hint}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

@@ -76,13 +76,13 @@ def _edits(db: Database) -> Iterator[str]:
         yield f"{odd} edits are not what their history says"
     bare = len(reading.without_vectors(db))
     if bare:
-        yield f"{bare} live edits have no vectors and can't be found; run `memedit rebuild --encoder`"
+        yield f"{bare} live edits have no vectors and can't be found; run `memedit rebuild --reencode`"
     meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
     if "encoder_dim" in meta:
         size = 2 * int(meta["encoder_dim"]) * len(json.loads(meta["encoder_views"]))
         short = db.execute("SELECT count(*) FROM vectors WHERE length(data) != ?", (size,)).fetchone()[0]
         if short:
-            yield f"{short} vectors are of the wrong length; run `memedit rebuild --encoder`"
+            yield f"{short} vectors are of the wrong length; run `memedit rebuild --reencode`"
     listed = {
         "keys": set(db.execute("SELECT key, edit FROM keys")),
         "names": set(db.execute("SELECT name, edit FROM names")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
@@ -92,7 +92,10 @@ class EditMemory:
             EditError: something given is no edit. EncoderMismatch: the memory is another encoder's.
             MemoryBusy: another process writes. MemoryError_: it can't be written.
         """
-        given = [edits] if isinstance(edits, Edit) else builtins.list(edits)
+        # A mapping or a text is one thing, which is no edit, and not many.
+        given: builtins.list[Any] = (
+            [edits] if isinstance(edits, (Edit, Mapping, str)) else builtins.list(edits)
+        )
         for place, edit in enumerate(given):
             if not isinstance(edit, Edit):
                 raise EditError(

@@ -46,7 +46,7 @@ class Vectors:
             raise EncoderMismatch(
                 f"the memory at {self._store.folder} was encoded by {self._store.meta('encoder_name')} "
                 f"({known}), not by {encoder.name} ({encoder.fingerprint}); open it with that encoder, "
-                "or encode it anew with `memedit rebuild --encoder`"
+                "or encode it anew with `memedit rebuild --reencode`"
             )
         return encoder
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memedit.errors import ModelError
-from memedit.lm import HFModel, Score
+from memedit.lm import HFModel, Score, batch_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,7 @@ class _Batch:
     owner: AppliedModel
     context: list[list[int]]
     patches: list[RowPatch | None]
+    new_tokens: int = 0
     splice: _Splice | None = None
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -104,18 +105,18 @@ class AppliedModel:
             ValueError: another number of prompts than of rows.
         """
         self._same_number(len(prompts))
-        size = batch_size or max(1, len(prompts))
+        size = batch_rows(batch_size, len(prompts))
         out: list[str] = []
         for start in range(0, len(prompts), size):
             rows = slice(start, start + size)
-            with self._active(rows):
+            with self._active(rows, options):
                 out += self.base.generate(list(prompts[rows]), seed=seed, **options)
         return out
 
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
-        with self._active(slice(None)):
+        with self._active(slice(None), inputs, inputs["input_ids"].shape[1]):
             return self.base.generate(seed=seed, **inputs)
 
     def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 32) -> list[Score]:
@@ -124,7 +125,7 @@ class AppliedModel:
         out: list[Score] = []
         for start in range(0, len(prompts), batch_size):
             rows = slice(start, start + batch_size)
-            with self._active(rows):
+            with self._active(rows, {"max_new_tokens": 0}):
                 out += self.base.score(list(prompts[rows]), list(targets[rows]), batch_size=batch_size)
         return out
 
@@ -133,8 +134,9 @@ class AppliedModel:
             raise ValueError(f"{prompts} prompts for {len(self.rows)} rows of edits")
 
     @contextmanager
-    def _active(self, rows: slice) -> Iterator[None]:
-        batch = _Batch(self, self._context[rows], [row.patch for row in self.rows[rows]])
+    def _active(self, rows: slice, options: Mapping[str, Any], prompt_length: int = 0) -> Iterator[None]:
+        new = self.base.new_tokens(prompt_length, options)
+        batch = _Batch(self, self._context[rows], [row.patch for row in self.rows[rows]], new)
         token = _ACTIVE.set(batch)
         try:
             yield
@@ -147,11 +149,12 @@ class AppliedModel:
         return batch if batch is not None and batch.owner is self else None
 
     def _splice(
-        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Forward pre-hook of the whole model: the context's ids, mask and positions before the row's own."""
         batch = self._batch()
-        if batch is None or not any(batch.context):
+        # Without kwargs the call is another thread's, which met this hook while it was being removed.
+        if batch is None or kwargs is None or not any(batch.context):
             return None
         kwargs = dict(kwargs)
         ids: Tensor = kwargs["input_ids"]
@@ -201,10 +204,11 @@ class AppliedModel:
             rows.append(context)
         width = max(map(len, rows))
         limit = self.base.context_length
-        if limit is not None and width + mask.shape[1] >= limit:
+        lengths = [len(row) + int(n) for row, n in zip(rows, mask.sum(1), strict=True)]
+        if limit is not None and max(lengths) + batch.new_tokens > limit:
             raise ModelError(
-                f"the prompt with its stated facts has {width + mask.shape[1]} tokens, the model takes {limit}; "
-                "shorten the prompt"
+                f"the prompt with its stated facts has {max(lengths)} tokens and {batch.new_tokens} more are asked for; "
+                f"the model takes {limit}: shorten the prompt, or ask for fewer"
             )
         return _Splice(
             torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=ids.device),
