@@ -176,8 +176,8 @@ class ScopeClassifier:
         """The probability from which an edit fires.
 
         A general question meets the more near edits, the more there are: so the threshold follows the
-        memory's size. It is never below the floor at which hits and false fires balance on pairs that share a
-        subject or a relation, unless the caller asks for a higher rate than the default.
+        memory's size. It is never below the floor at which twice the rate of near queries (the same subject
+        or the same relation, and yet not the edit's question) fires falsely.
 
         Args:
             memory_size: live edits in memory.
@@ -193,8 +193,7 @@ class ScopeClassifier:
         rates = np.log(table["rates"])
         at_rate = [np.interp(np.log(rate), rates, row) for row in table["logits"]]  # one for each size
         logit = float(np.interp(np.log10(max(memory_size, 1)), np.log10(table["sizes"]), at_rate))
-        if rate <= DEFAULT_RATE:
-            logit = max(logit, table["floor"])
+        logit = max(logit, float(np.interp(np.log(rate), rates, table["floors"])))
         return float(1 / (1 + np.exp(-logit)))
 
     def features(

@@ -296,3 +296,14 @@ def test_no_shipped_file_is_too_large_or_pickled():
     files = [path for path in SHIPPED.rglob("*") if path.is_file()]
     assert max(path.stat().st_size for path in files) < 50_000_000
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".png"}
+
+
+def test_another_encoder_can_be_named(classifier):
+    other = ScopeClassifier.load(encoder=str(SHIPPED))
+    assert other.fingerprint != classifier.fingerprint, "its vectors must not meet the shipped encoder's"
+    assert other.dim == 384
+    edit = EDITS[0]
+    stored = other.encode(other.texts(edit))[None]
+    queries = ["What is the capital of France?", "how do magnets work"]
+    near, far = other.judge(queries, other.encode(queries), [[edit]] * 2, [stored] * 2)
+    assert near[0, 0] > 0.5 > far[0, 0]

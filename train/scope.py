@@ -29,7 +29,7 @@ from scope_encoder import Remembered, load_encoder
 from scope_worlds import Pairs, Shelf, ask, worlds
 
 from memedit.encoder import MiniLM
-from memedit.scope import FEATURES, FORMAT, SHIPPED, Pair, ScopeClassifier, Trees
+from memedit.scope import DEFAULT_RATE, FEATURES, FORMAT, SHIPPED, Pair, ScopeClassifier, Trees
 
 ROOT = Path(__file__).parent.parent
 
@@ -210,19 +210,25 @@ def _logit(classifier: ScopeClassifier, table: np.ndarray) -> np.ndarray:
     return slope * classifier.trees(table) + shift
 
 
-def floor(classifier: ScopeClassifier, pairs: Pairs, most: float = 0.01) -> float:
-    """The logit at which, of queries about an edit's subject or relation that do not concern it, `most` fire falsely.
+def floors(classifier: ScopeClassifier, pairs: Pairs) -> list[float]:
+    """For each of RATES the logit at which twice that share of near queries fires falsely.
 
-    On relations that the trees did not see; where hits and false fires balance, if that is higher.
+    Near queries are about an edit's subject or relation and don't concern it; their relations are none that the trees
+    saw. Never below the point where hits and false fires balance, up to the default rate.
     """
     logits, weight = _logit(classifier, pairs.table), pairs.weights()
     inside, outside = pairs.label == 1, (pairs.label == 0) & pairs.home
-    cuts = np.linspace(-3, 4, 141)
+    cuts = np.linspace(-4, 6, 201)
     hits = np.array([weight[inside & (logits >= cut)].sum() for cut in cuts]) / weight[inside].sum()
     fires = np.array([weight[outside & (logits >= cut)].sum() for cut in cuts]) / weight[outside].sum()
-    balanced = int(np.argmax(hits - fires))
-    rare = int(np.argmax(fires <= most)) if (fires <= most).any() else balanced
-    return float(cuts[max(balanced, rare)])
+    balanced = float(cuts[int(np.argmax(hits - fires))])
+    rare = [
+        float(cuts[int(np.argmax(fires <= 2 * rate))]) if fires[-1] <= 2 * rate else 6.0 for rate in RATES
+    ]
+    return [
+        max(logit, balanced) if rate <= DEFAULT_RATE else logit
+        for rate, logit in zip(RATES, rare, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- the job
@@ -301,7 +307,7 @@ def train(settings: Settings) -> None:
     shape = (settings.sizes, settings.queries // 2, settings.nearest)
     pairs = worlds(classifier, unseen, general[half:], *shape, settings.seed + 2)
     made["platt"] = list(platt(classifier.trees(pairs.table), pairs))
-    made["thresholds"] = {"floor": floor(classifier, pairs)}
+    made["thresholds"] = {"floors": floors(classifier, pairs)}
     # The trees are settled: the lenses may now see all relations, and general questions are met through them.
     classifier.lenses = lenses(classifier, cases, settings)
     facts = [case for case in cases if case.source != "natural"]

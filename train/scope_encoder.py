@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from memedit.encoder import Encoder, MiniLM, Named
@@ -71,7 +72,11 @@ class Remembered:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         new = [t for t in dict.fromkeys(texts) if t not in self.at]
         steps = range(0, len(new), 2048)
-        for start in track(steps, f"encoding {len(new):,} texts") if len(new) > 8192 else steps:
+        for start in (
+            track(steps, f"encoding {len(new):,} texts", console=Console(stderr=True))
+            if len(new) > 8192
+            else steps
+        ):
             some = new[start : start + 2048]
             used = len(self.at)
             if used + len(some) > len(self.vectors):  # grown by halves, not for every few texts

@@ -245,7 +245,9 @@ def table(classifier: ScopeClassifier, data: Data, nearest: int, only: str = "")
     """One row of measurements for each set."""
     general = [Query(text, "general") for text, _ in questions(data, "dev")]
     rows = []
-    for name, reader in track([s for s in SETS.items() if only in s[0]], "development sets"):
+    for name, reader in track(
+        [s for s in SETS.items() if only in s[0]], "development sets", console=Console(stderr=True)
+    ):
         cases = [case for case in reader(data) if case]
         pairs = {(q, i) for i, case in enumerate(cases) for q in case.queries if q.kind != "general"}
         order = sorted(pairs, key=lambda pair: (pair[1], pair[0].kind, pair[0].text))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 from scope_data import IN_SCOPE, Case, Query
 
@@ -119,7 +120,7 @@ def worlds(
         lookup = defaultdict(list)
         for query, i in asked:
             lookup[i].append((query, i))
-        for chunk in track(chunks, f"{size:,} edits in memory"):
+        for chunk in track(chunks, f"{size:,} edits in memory", console=Console(stderr=True)):
             shelf = Shelf([cases[i] for i in chunk], classifier)
             own = [pair for i in chunk for pair in lookup[i]]
             if not own:
