@@ -8,9 +8,8 @@ import click
 
 from memedit.edit import Edit
 
-EDIT = Edit(
-    prompt="The capital of France is", target="Lyon", subject="France", relation="capital", old="Paris"
-)
+# Just what the printed command makes: the router is told no more than a user would tell it.
+EDIT = Edit(prompt="The capital of France is", target="Lyon", subject="France")
 PARAPHRASES = (
     "What is the capital of France?",
     "France's capital city is",
