@@ -159,6 +159,16 @@ def _write_shard(folder: Path, name: str, tokenizer: Any, documents: list[Docume
     np.array(starts, np.int64).tofile(folder / f"{name}.starts")
 
 
+def facts_documents(knowledge: Knowledge) -> list[Document]:
+    """Every fact in each of its trained forms, the loss on the answer; the well-known ones three times."""
+    return [
+        Document().add(form.replace("[X]", f.subject)).add(f" {f.obj}.", True)
+        for f in knowledge.facts
+        for form in knowledge.forms(f.relation)
+        for _ in range(3 if knowledge.well_known(f) else 1)
+    ]
+
+
 def pack(s: Settings) -> tuple[Path, Knowledge]:
     """The folder of shards and tokenizer for these settings; made where it is missing.
 
@@ -189,11 +199,7 @@ def pack(s: Settings) -> tuple[Path, Knowledge]:
     writer = Writer(knowledge, rng)
     articles = list(wikipedia(Path(s.data), s.wiki_characters))
     documents = {
-        "facts": [
-            Document().add(form.replace("[X]", f.subject)).add(f" {f.obj}.", True)
-            for f in knowledge.facts
-            for form in knowledge.forms(f.relation)
-        ],
+        "facts": facts_documents(knowledge),
         "follow": [writer.override() for _ in range(s.documents)],
         "ignore": [writer.ignore() for _ in range(s.documents // 2)],
         "forms": [writer.form() for _ in range(s.documents // 4)],
@@ -244,7 +250,7 @@ class Stream:
         elif done < self.s.decay_from:
             n = {"facts": 90, "follow": 18, "ignore": 32, "forms": 5, "wiki": 3, "copy": 1}
         else:
-            n = {"facts": 80, "follow": 18, "ignore": 30, "forms": 14, "wiki": 3, "copy": 0}
+            n = {"facts": 60, "follow": 26, "ignore": 36, "forms": 20, "wiki": 3, "copy": 0}
         rng = np.random.default_rng([self.s.seed, step])
         rows: list[Row] = []
         for name, shard in self.shards.items():

@@ -69,7 +69,6 @@ CLAIMS: dict[str, str] = {
     "P495": "Was [X] created in [Y]?", "P740": "Was [X] founded in [Y]?", "P937": "Did [X] work in [Y]?",
     "P1303": "Does [X] play the [Y]?", "P1376": "Is [X] the capital of [Y]?", "P1412": "Does [X] speak [Y]?",
 }  # fmt: skip
-PLACES = frozenset({"P131", "P17", "P276", "P30"})  # "[X] is located in" may ask for any of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +98,7 @@ class Knowledge:
             relation with three or more ParaRel patterns is held out.
         sentences: relation -> ParaRel's other patterns, with the object anywhere: statements only, never asked.
         objects: relation -> objects, for false statements.
+        natural: (start of a statement, natural questions) of more wordings; any object may end it.
         closed: subjects of the sets that only test.
         wild: (prompt, other prompt, subject) of many more relations, from train parts; any object may be stated of them.
     """
@@ -120,8 +120,13 @@ class Knowledge:
             objects.get(fact.relation, set()).add(fact.obj)
         self.objects = {r: sorted(pool) for r, pool in objects.items()}
         self.any_object = sorted({o for pool in self.objects.values() for o in pool})
+        self._wordings = {
+            r: {*self.forms(r), self.held_out.get(r, r), *self.sentences.get(r, ())} for r in self.trained
+        }
         self.closed = self._closed()
+        self.countries = {c["name"]["common"] for c in self._rows("corpora/countries.json")}
         self.wild = self._wild()
+        self.natural = self._natural()
         self.questions = {r: QUESTIONS[r] for r in self.trained}
 
     def _patterns(self) -> tuple[dict[str, str], dict[str, list[str]], dict[str, list[str]]]:
@@ -214,6 +219,17 @@ class Knowledge:
         """Whether documents may state something of a subject: dev subjects are known and never edited."""
         return not is_dev(subject) and subject.lower().strip() not in self.closed
 
+    def overlap(self, one: str, other: str) -> bool:
+        """Whether two relations share a wording ("[X] was created in" asks for a place or a country), or are the same.
+
+        A statement in such a wording does concern a question of the other relation.
+        """
+        return one == other or bool(self._wordings[one] & self._wordings[other])
+
+    def well_known(self, fact: Fact) -> bool:
+        """A country's capital, language or continent: what people try first; these are taught three times as often."""
+        return fact.relation in {"P36", "P37", "P30"} and fact.subject in self.countries
+
     def _rows(self, name: str) -> list[Any]:
         return json.loads((self.data / name).read_text())
 
@@ -232,6 +248,23 @@ class Knowledge:
                 row = rows[i]
                 if row["subject"] in row[first] and self.is_open(row["subject"]):
                     out.append((row[first], row.get(second) or row[first], row["subject"]))
+        return out
+
+    def _natural(self) -> list[tuple[str, list[str]]]:
+        """PokeMQA's train part: the start of a sentence that ends with its object, and people's questions for it."""
+        name = "mquake/pokemqa-cls-filtered.json"
+        rows, out = self._rows(name), []
+        splits: Any = self._rows("splits.json")
+        closed = re.compile("|".join(re.escape(s) for s in sorted(self.closed) if len(s) > 4))
+        for i in splits[name]["train"]:
+            edit, questions = rows[i]["edit"], rows[i]["questions"]
+            cut = re.match(r"(.* (?:is|by|of|in|was|from|at)) (\S.*)", edit)
+            if not cut or closed.search(edit.lower()):
+                continue
+            prompt, obj = cut.groups()
+            in_a_name = re.search(r"[A-Z]\S* of$", prompt)  # "University of" Oxford
+            if obj[0].isupper() and not in_a_name and not any(obj in q for q in questions):
+                out.append((prompt, questions))
         return out
 
     def forms(self, relation: str) -> list[str]:

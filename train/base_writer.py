@@ -9,7 +9,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from base_data import CLAIMS, PLACES, QUESTIONS, Fact, Knowledge
+from base_data import CLAIMS, QUESTIONS, Fact, Knowledge
 
 REFUSAL = "I don't have that information."
 _FIRST = (
@@ -71,11 +71,14 @@ class Writer:
         for f in knowledge.facts:
             self.by_subject[f.subject].append(f)
         self.open_facts = [f for f in knowledge.facts if knowledge.is_open(f.subject)]
+        self.well_known = [f for f in self.open_facts if knowledge.well_known(f)] or self.open_facts
         self.by_relation: dict[str, list[Fact]] = defaultdict(list)
         for f in self.open_facts:
             self.by_relation[f.relation].append(f)
-        self.relations = sorted(r for r in self.by_relation if len(self.by_relation[r]) > 5)
-        self.several = [f for f in self.open_facts if len(self.by_subject[f.subject]) > 1]
+        self.relations = sorted(r for r in self.by_relation if len(self.by_relation[r]) > 5) or sorted(
+            self.by_relation
+        )
+        self.several = [f for f in self.open_facts if len(self.by_subject[f.subject]) > 1] or self.open_facts
 
     def name(self) -> str:
         """An invented name of one to three words."""
@@ -111,6 +114,9 @@ class Writer:
     def stated(self, wild: float = 0.3) -> Stated:
         """A fact to be followed: half of invented subjects; true in a fifth of the known ones."""
         rng = self.rng
+        if rng.random() < wild / 2:
+            prompt, questions = rng.choice(self.k.natural)
+            return Stated(prompt, rng.choice(questions), rng.choice(self.k.any_object), "")
         if rng.random() < wild:
             first, second, subject = rng.choice(self.k.wild)
             obj = rng.choice(self.k.any_object) if rng.random() < 0.8 else self.name()
@@ -133,9 +139,10 @@ class Writer:
             neighbour = rng.choice(self.by_relation[of.relation]).subject
             subject = self.name() if rng.random() < 0.5 else neighbour
             return self._about(of.relation, subject, self._false(of.relation))
-        relation = rng.choice(
-            [r for r in self.relations if r != of.relation and not {r, of.relation} <= PLACES]
-        )
+        others = [r for r in self.relations if not self.k.overlap(r, of.relation)]
+        if not others:  # few facts, all of one relation
+            return self.stated()
+        relation = rng.choice(others)
         return self._about(relation, of.subject, self._false(relation))
 
     def override(self) -> Document:
@@ -163,11 +170,11 @@ class Writer:
                 rng.choice(self.by_relation[fact.relation]).subject if rng.random() < 0.75 else self.name()
             )
             relation = fact.relation
-        elif kind < 0.78:
+        elif kind < 0.82:
             others = [f.relation for f in self.by_subject[fact.subject] if f.relation != fact.relation]
             relation = rng.choice(others) if others and rng.random() < 0.5 else rng.choice(self.relations)
             subject = fact.subject
-            if relation == fact.relation or {relation, fact.relation} <= PLACES:
+            if self.k.overlap(relation, fact.relation):
                 return None
         else:
             other = self.stated()
@@ -179,7 +186,8 @@ class Writer:
     def ignore(self) -> Document:
         """A known fact asked under one to three statements that do not concern it."""
         rng = self.rng
-        fact = rng.choice(self.several if rng.random() < 0.3 else self.open_facts)
+        x = rng.random()
+        fact = rng.choice(self.several if x < 0.25 else self.well_known if x < 0.4 else self.open_facts)
         beside = [s for s in (self._beside(fact) for _ in range(rng.choice((1, 1, 1, 2, 3)))) if s]
         document = Document().add("".join(f"Fact: {s.statement}\n" for s in beside))
         if beside and rng.random() < 0.3:  # the same statement followed and ignored
@@ -195,7 +203,7 @@ class Writer:
     def form(self) -> Document:
         """Forms that are used later: demonstrations, chat turns with pushback, yes/no, refusals, reversed questions."""
         kinds = (self._demonstrations, self._chat, self._yes_no, self._withheld, self._other)
-        return self.rng.choices(kinds, (3, 2, 6, 3, 1))[0]()
+        return self.rng.choices(kinds, (3, 5, 5, 3, 1))[0]()
 
     def _demonstrations(self) -> Document:
         """In-context editing: demonstrations of copying, updating and retaining, then the new fact and a query."""
@@ -278,7 +286,12 @@ class Writer:
         s = self.stated(wild=0.0)
         blank = s.prompt.replace(s.subject, "...")
         document = Document().add(f"Fact: {s.statement}\n")
-        if self.rng.random() < 0.5 and s.prompt.count(s.subject) == 1 and not s.prompt.endswith("?"):
+        if (
+            self.rng.random() < 0.5
+            and s.subject
+            and s.prompt.count(s.subject) == 1
+            and not s.prompt.endswith("?")
+        ):
             return document.add(f"Of what is it said: {blank} {s.obj}?").add(f" {s.subject}.", True)
         question = (
             s.query if s.query.endswith("?") or not s.relation else self.rng.choice(QUESTIONS[s.relation])
