@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, are_texts, as_texts, same_number
 from memedit.methods import load_method
+from memedit.methods._splice import joined
 from memedit.router import Route, Router
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class EditedModel:
         (text,) = self.generate([prompt], routes=[route], **options)
         (base,) = self.unedited([prompt], [route], **options) if route.fired else (text,)
         parts = self._by_method([c.edit for c in route.edits])
-        context = "".join(self._method(name).context(own) for name, own in parts.items())
+        context = "".join(joined(self._method(name).context(own)) for name, own in parts.items())
         return Explanation(route, context + prompt, base, text)
 
     def knowing(self, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit"},
-    {"subjects", "encoder"},
+    {"subjects", "encoder", "prefix"},
     {"scope", "lm", "data", "metrics"},
     {"memory"},
     {"methods"},
