@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 LAYERS = [
     {"errors", "edit"},
     {"subjects", "encoder", "prefix"},
-    {"scope", "lm", "data", "metrics"},
+    {"scope", "lm", "data", "metrics", "chat", "dialogue"},
     {"memory"},
     {"methods"},
     {"router"},

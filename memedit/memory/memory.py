@@ -19,6 +19,7 @@ from memedit.memory import health, patches, reading, writing
 from memedit.memory.content import instant
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
+from memedit.memory.rules import named_in
 from memedit.memory.store import Store
 from memedit.memory.vectors import Progress, Vectors
 from memedit.memory.writing import Change
@@ -291,6 +292,11 @@ class EditMemory:
         """
         with self._store.reading() as db:
             return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
+
+    def named(self, text: str) -> builtins.list[Record]:
+        """The live edits whose subject, or an alias of it, stands in a text (see `near`); no encoder is asked."""
+        with self._store.reading() as db:
+            return [reading.record(db, id) for id in sorted(reading.named(db, named_in(text)))]
 
     # -- settings
 
