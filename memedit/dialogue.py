@@ -31,7 +31,7 @@ _ASKS = frozenset(
 _SOFT = frozenset(
     """absolutely actually again ah aha already although another answer answers anyway ask asked asking away back believe believed
     bet bit both c cannot certain certainly changed check checked checking claim claims clearly come completely confident
-    confirm confused consider correct course cross curious definitely deny different differently double easily
+    confirm confused consider correct course cross curious definitely deny different differently double detail details easily elaborate explain
     either else ever every exactly excuse fact facts fair final find first fully gave get gets getting give
     given gives go going good got guess happens hard hear heard hey hmm hold honest honestly huh i idea ignore im
     info information insist interesting judge kidding kind know known knows last later learn learned learnt least
@@ -43,7 +43,7 @@ _SOFT = frozenset(
     somewhere sorry sound sounds source sources stand stands still stop strange sure surely swear t take taken
     talking tells thanks thank that thing things think thinking though thought time times today tried try truth twice two u
     uh um up ur usually ve version very view wait want way weird well went whatever will wonder word words work
-    worth wow yeah yep yes yesterday yet d ll thats its hang joking clear case bet totally sworn could ago""".split()
+    worth wow yeah yep yes yesterday yet d ll thats its hang joking case clarify clear doing having justify making totally sworn could ago""".split()
 )
 # Words that question what was said.
 _STRONG = frozenset(
@@ -86,12 +86,15 @@ class Step:
     Attributes:
         text: the user's words. variants: what they may mean, each standing alone, the likeliest first.
         doubts: whether they doubt what was said, as far as words tell; known: the words of what was said.
+        idle: whether they say nothing ("Thanks!"). asks: whether they may name a subject, and so have to be routed.
     """
 
     text: str
     variants: tuple[str, ...]
     doubts: bool
     known: frozenset[str]
+    idle: bool
+    asks: bool
 
     def doubt_of(self, claims: Iterable[str]) -> bool:
         """Whether this turn doubts an answer made of such claims (an edit's target, old answer and subject)."""
@@ -116,8 +119,13 @@ def steps(conversation: Conversation, named: Callable[[str], Sequence[str]]) -> 
         before = at > first
         doubt = before and doubts(text, known)
         refers = before and not doubt and depends(text, known)
-        variants = meant(text, question, pool) if before else []
-        out.append(Step(text, tuple(variants), doubt, known))
+        asked = "?" in text and _points(text)  # "Where is it?" may be a doubt, or a question about what was named
+        variants = meant(text, question, pool) if before and (asked or not doubt) else []
+        idle = set(_verdicts(text, known)) <= {"nothing"}
+        asks = at == len(users) - 1 or not (doubt or idle) or bool(named(text))
+        out.append(Step(text, tuple(variants), doubt, known, idle, asks))
+        if idle:
+            continue
         if not doubt:
             question = variants[0] if refers and variants else text
         answers = turns[users[at] + 1 : users[at + 1]] if at + 1 < len(users) else ()
@@ -129,14 +137,18 @@ def steps(conversation: Conversation, named: Callable[[str], Sequence[str]]) -> 
 
 def depends(text: str, known: frozenset[str]) -> bool:
     """Whether a turn may need those before it: it points back, names nothing, or doubts."""
-    return not _standing(text) or doubts(text, known)
+    return not _standing(text) or doubts(text, known) or set(_verdicts(text, known)) <= {"nothing"}
 
 
 def _standing(text: str) -> bool:
     """Whether a turn names what it is about, and points at nothing else."""
-    there = words(text)
-    pointing = any(w.folded in _PERSONAL | _POSSESSIVE | {"this", "that", "these", "those", "there"} for w in there)
-    return not pointing and bool(_capitals(text)) and not _AND.match(text) and not _ABOUT.match(text) and len(there) > 2
+    apart = not (_points(text) or _AND.match(text) or _ABOUT.match(text))
+    return apart and bool(_capitals(text)) and len(words(text)) > 2
+
+
+def _points(text: str) -> bool:
+    """Whether a turn has a word that points at something said before, or may."""
+    return any(w.folded in _PERSONAL | _POSSESSIVE | {"this", "that", "these", "those", "there"} for w in words(text))
 
 
 # -- doubts
@@ -151,8 +163,12 @@ def doubts(text: str, known: frozenset[str], claims: Iterable[str] = ()) -> bool
     claimed = frozenset(word for claim in claims for word in content(claim))
     if _ABOUT.match(text) or (_AND.match(text) and _elliptical(text) and not claimed & content(text)):
         return False
-    verdicts = [_verdict(s.group().strip(), known, claimed) for s in _SENTENCE.finditer(text) if words(s.group())]
+    verdicts = _verdicts(text, known, claimed)
     return "new" not in verdicts and "doubt" in verdicts
+
+
+def _verdicts(text: str, known: frozenset[str], claimed: frozenset[str] = frozenset()) -> list[str]:
+    return [_verdict(s.strip(), known, claimed) for s in _SENTENCE.findall(text) if words(s)]
 
 
 def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> str:
@@ -161,7 +177,9 @@ def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> s
     folded = [w.folded for w in there]
     if all(w in _SMALL for w in folded) and not {"no", "sure"} & set(folded):
         return "nothing"
-    asks = folded[0] in _WH or (folded[0] == "please" and folded[1:2] and folded[1] in _ASKS) or folded[0] in _ASKS
+    # "When I was in school ..." asks nothing.
+    wh = folded[0] in _WH and (sentence.endswith("?") or bool(_AUX & set(folded[1:2])))
+    asks = wh or (folded[0] == "please" and folded[1:2] and folded[1] in _ASKS) or folded[0] in _ASKS
     sources = frozenset() if asks and not _TELLS & set(folded) else _SOURCES  # "Who is his wife?"
     strange = [
         w
@@ -238,7 +256,7 @@ def _elliptical(text: str) -> str:
     rest = _PREPOSITION.sub("", rest.strip()).strip(" ?!.,")
     rest = re.sub(r"\s*,?\s+then$", "", rest)
     there = words(rest)
-    if not there or len(there) > 5 or any(w.folded in _WH | _AUX | _POSSESSIVE | _PERSONAL for w in there):
+    if not there or len(there) > 5 or any(w.folded in _WH | _AUX | _POSSESSIVE | _PERSONAL | _LINKS for w in there):
         return ""
     if not text.rstrip().endswith("?") and not _ABOUT.match(text):
         return ""

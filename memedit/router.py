@@ -171,7 +171,7 @@ class Router:
         """
         ways = [steps(conversation, self._subjects_in) for conversation in conversations]
         queries = dict.fromkeys(
-            query for way in ways for step in way for query in (step.text, *step.variants) if query.strip()
+            query for way in ways for step in way for query in ((step.text, *step.variants) if step.asks else ()) if query.strip()
         )
         judged = dict(zip(queries, self.route(list(queries), at), strict=True))
         return [_in_the_light(way, judged) for way in ways]
@@ -233,13 +233,14 @@ def _in_the_light(way: Sequence[Step], judged: Mapping[str, Route]) -> Route:
         best = max((r for r in routes if r.fired), key=lambda r: r.score, default=own)
         if best is not own:
             best = _because(best, f"in the light of an earlier turn, as {best.query!r}")
+        if step.idle and before is not None and step is not way[-1]:
+            continue
         if before is not None and before.fired:
             claims = [
                 claim for c in before.edits for claim in (c.edit.target, c.edit.old, c.edit.subject) if claim
             ]
             if step.doubt_of(claims):
-                kept = before if before.query in step.variants else _because(before, _KEPT)
-                best = _both(kept, own)
+                best = _both(_because(before, _KEPT), best)
         before = best
     assert before is not None
     return before
