@@ -16,6 +16,7 @@ LAYERS = [
     {"memory"},
     {"methods"},
     {"router"},
+    {"batches"},
     {"edited"},
     {"evaluate"},
     {"bench", "demo", "doctor"},
