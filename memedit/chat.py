@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from os.path import commonprefix
 from typing import Any
 
 from memedit.errors import ModelError
@@ -118,13 +117,15 @@ class ChatTemplate:
 
     Args:
         tokenizer: a Hugging Face tokenizer. It is never changed.
+        tokenizing: held while it works, for a tokenizer that several threads use.
 
     Attributes:
         plain: whether the tokenizer has no template of its own.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, tokenizing: threading.Lock | None = None) -> None:
         self.tokenizer = tokenizer
+        self._tokenizing = tokenizing or threading.Lock()
         self.source = getattr(tokenizer, "chat_template", None)
         self.plain = not self.source
         self._learned: tuple[date, _Shape | None] | None = None
@@ -151,13 +152,17 @@ class ChatTemplate:
         if self.plain:
             given["chat_template"] = PLAIN
         try:
-            return self.tokenizer.apply_chat_template(
-                list(messages), tokenize=True, return_dict=True, **given
-            )["input_ids"]
+            with self._tokenizing:
+                out = self.tokenizer.apply_chat_template(
+                    list(messages), tokenize=True, return_dict=True, **given
+                )
+            return out["input_ids"]
         except Exception as error:  # a template may raise whatever it likes, and says in words what it misses
             raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
 
-    def rendered(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[list[int], Conversation]:
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], **options: Any
+    ) -> tuple[list[int], Conversation]:
         """Ids, and the conversation with its `tail`; what each side said is taken from the messages themselves.
 
         Raises:
@@ -186,6 +191,18 @@ class ChatTemplate:
         tail = self._tail(ids, text, start)
         return None if tail is None else replace(conversation, tail=tail)
 
+    def parse_text(self, text: str) -> Conversation | None:
+        """As `parse`, of the ids that the tokenizer makes of a text."""
+        shape = None if self.plain else self.shape
+        bos = getattr(self.tokenizer, "bos_token", None) or ""
+        if shape is None or not text.removeprefix(bos).startswith(
+            tuple(start.removeprefix(bos) for start in _starts(shape))
+        ):
+            return None
+        with self._tokenizing:
+            ids = self.tokenizer(text)["input_ids"]
+        return self.parse(ids)
+
     def _found(self, ids: Sequence[int]) -> tuple[str, tuple[Conversation, int] | None]:
         """Ids as text; the conversation in it and where the last user's words begin, where it follows the template."""
         text, shape = self._decoded(ids), self.shape
@@ -193,7 +210,9 @@ class ChatTemplate:
             return text, None
         bos = getattr(self.tokenizer, "bos_token", None) or ""
         # A tokenizer may put a BOS of its own before the template's.
-        skipped = len(bos) if bos and text.startswith(bos) and not text.startswith(tuple(_starts(shape))) else 0
+        skipped = (
+            len(bos) if bos and text.startswith(bos) and not text.startswith(tuple(_starts(shape))) else 0
+        )
         skipped = len(bos) if bos and text.startswith(bos * 2) else skipped
         found = _read(text[skipped:], shape)
         return text, None if found is None else (found[0], found[1] + skipped)
@@ -208,9 +227,7 @@ class ChatTemplate:
             return self._learned[1]
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _tail(self, ids: Sequence[int], text: str, start: int) -> int | None:
         """Tokens from the one that holds character `start` on; decoding a beginning gives the text's beginning."""
@@ -233,8 +250,13 @@ class ChatTemplate:
         three, five, twice = self._gaps("uau"), self._gaps("uauau"), self._gaps("uu")
         answers = [gap for found, at in ((three, 1), (five, 1), (five, 3)) if found for gap in [found[at]]]
         answers = answers or [found[1] for found in [self._gaps("ua")] if found]
-        nexts = {gap for found, at in ((three, 2), (five, 2), (five, 4), (twice, 1)) if found for gap in [found[at]]}
-        answer = commonprefix(answers)
+        nexts = {
+            gap
+            for found, at in ((three, 2), (five, 2), (five, 4), (twice, 1))
+            if found
+            for gap in [found[at]]
+        }
+        answer = _common_prefix(answers)
         if not answer.strip() or not all(gap.strip() for gap in nexts):
             return None
         opens = _common_suffix([head, *nexts])
@@ -246,7 +268,7 @@ class ChatTemplate:
             opens=opens if opens.strip() else head,
             parts=tuple(sorted(nexts, key=len, reverse=True)),
             answers=answer,
-            closes=commonprefix([answer, end, *[found[-1] for found in (three, five) if found]]),
+            closes=_common_prefix([answer, end, *[found[-1] for found in (three, five) if found]]),
             end=end,
             bare=bare[-1] if bare else "",
             merged=merged,
@@ -274,9 +296,13 @@ class ChatTemplate:
             {"role": names[role], "content": _MARKS[names[role]].format(i)} for i, role in enumerate(roles)
         ]
         try:
-            ids = self.tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=True, add_generation_prompt=asking and roles[-1] == "u"
-            )["input_ids"]
+            with self._tokenizing:
+                ids = self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=True,
+                    return_dict=True,
+                    add_generation_prompt=asking and roles[-1] == "u",
+                )["input_ids"]
         except Exception:
             return None
         text = self._decoded(ids)
@@ -351,6 +377,13 @@ def _exchange(text: str, shape: _Shape) -> Iterator[Turn]:
         yield Turn("assistant", answer)
 
 
-def _common_suffix(texts: Sequence[str]) -> str:
-    return commonprefix([text[::-1] for text in texts])[::-1]
+def _common_prefix(texts: Sequence[str]) -> str:
+    low, high = min(texts), max(texts)
+    same = next(
+        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
+    return low[:same]
 
+
+def _common_suffix(texts: Sequence[str]) -> str:
+    return _common_prefix([text[::-1] for text in texts])[::-1]

@@ -19,59 +19,79 @@ MOST_NAMES = 6  # names that are tried in a pronoun's place
 
 _WH = frozenset("who whom whose what where which when why how".split())
 _AUX = frozenset(
-    """is are was were am do does did can could will would shall should has have had may might must isn aren wasn
-    weren don doesn didn can couldn won wouldn shouldn hasn haven hadn""".split()
+    """
+    am are aren can could couldn did didn do does doesn don had hadn has hasn have haven is isn may
+    might must shall should shouldn was wasn were weren will won would wouldn
+    """.split()
 )
 _ASKS = frozenset(
-    """tell write give list name describe explain translate summarise summarize convert solve show make create help
-    let draft compose recommend suggest compare define check proofread calculate compute find teach imagine play
-    remind sing rewrite fix add count generate plan""".split()
+    """
+    add calculate check compare compose compute convert count create define describe draft explain find
+    fix generate give help imagine let list make name plan play proofread recommend remind rewrite show
+    sing solve suggest summarise summarize teach tell translate write
+    """.split()
 )
 # Words that a doubter uses, with which nothing else is said.
 _SOFT = frozenset(
-    """absolutely actually again ah aha already although another answer answers anyway ask asked asking away back believe believed
-    bet bit both c cannot certain certainly changed check checked checking claim claims clearly come completely confident
-    confirm confused consider correct course cross curious definitely deny different differently double detail details easily elaborate explain
-    either else ever every exactly excuse fact facts fair final find first fully gave get gets getting give
-    given gives go going good got guess happens hard hear heard hey hmm hold honest honestly huh i idea ignore im
-    info information insist interesting judge kidding kind know known knows last later learn learned learnt least
-    let like likely little ll look looked looking looks made make makes maybe mean means mind minute moment
-    mr must n never new nope not nothing now odd of off oh ok okay once oops other others otherwise own
-    pardon people please point positive positively possible possibly pretty prior probably proof proved prove
-    quite rather re reading real really reason recall recent recently reckon recheck reconsider refer remember repeat
-    reply response right same saw saying second see seem seems seen serious seriously several since so something
-    somewhere sorry sound sounds source sources stand stands still stop strange sure surely swear t take taken
-    talking tells thanks thank that thing things think thinking though thought time times today tried try truth twice two u
-    uh um up ur usually ve version very view wait want way weird well went whatever will wonder word words work
-    worth wow yeah yep yes yesterday yet d ll thats its hang joking case clarify clear doing having justify making totally sworn could ago""".split()
+    """
+    absolutely actually again ago ah aha already although another answer answers anyway ask asked asking
+    away back believe believed bet bit both c cannot case certain certainly changed check checked
+    checking claim claims clarify clear clearly come completely confident confirm confused consider
+    correct could course cross curious d definitely deny detail details different differently doing
+    double easily either elaborate else ever every exactly excuse explain fact facts fair final find
+    first fully gave get gets getting give given gives go going good got guess hang happens hard having
+    hear heard hey hmm hold honest honestly huh i idea ignore im info information insist interesting its
+    joking judge justify kidding kind know known knows last later learn learned learnt least let like
+    likely little ll look looked looking looks made make makes making maybe mean means mind minute
+    moment mr must n never new nope not nothing now odd of off oh ok okay once oops other others
+    otherwise own pardon people please point positive positively possible possibly pretty prior probably
+    proof prove proved quite rather re reading real really reason recall recent recently recheck reckon
+    reconsider refer remember repeat reply response right same saw saying second see seem seems seen
+    serious seriously several since so something somewhere sorry sound sounds source sources stand
+    stands still stop strange sure surely swear sworn t take taken talking tells thank thanks that thats
+    thing things think thinking though thought time times today totally tried truth try twice two u uh
+    um up ur usually ve version very view wait want way weird well went whatever will wonder word words
+    work worth wow yeah yep yes yesterday yet
+    """.split()
 )
 # Words that question what was said.
 _STRONG = frozenset(
-    """absurd bogus bollocks bullshit convinced debatable differ disagree disbelieve disprove doubt doubtful doubts dubious erred
-    error erroneous evidence fabricate fabricated fake false falsehood hallucinate hallucinated hallucinating
-    hallucination impossible improbable inaccurate incorrect incorrectly lie lied lies lying mistake mistaken misinformed
-    mixed nonsense outdated refute ridiculous rubbish skeptical sceptical suspicious unbelievable unconvinced
-    unlikely untrue verify wrong wrongly garbage invented inventing admit reconsider recheck sure insist""".split()
+    """
+    absurd admit bogus bollocks bullshit convinced debatable differ disagree disbelieve disprove doubt
+    doubtful doubts dubious erred erroneous error evidence fabricate fabricated fake false falsehood
+    garbage hallucinate hallucinated hallucinating hallucination impossible improbable inaccurate
+    incorrect incorrectly insist invented inventing lie lied lies lying misinformed mistake mistaken
+    mixed nonsense outdated recheck reconsider refute ridiculous rubbish sceptical skeptical sure
+    suspicious unbelievable unconvinced unlikely untrue verify wrong wrongly
+    """.split()
 )
 # Words for where a doubter has it from; they need more to be a doubt.
 _SOURCES = frozenset(
-    """according article atlas atlases bing book books boss brother chatgpt class claude colleague dad dictionary
-    encyclopaedia encyclopedia everybody everyone everywhere expert experts family father friend friends gemini google
-    gpt grandma grandpa husband internet journal lesson map maps media mom mother mum news newspaper newspapers note
-    notes online paper parents press professor school schoolbook scholars show shows site sister teacher teachers
-    textbook textbooks tv university website websites wife wiki wikipedia""".split()
+    """
+    according article atlas atlases bing book books boss brother chatgpt class claude colleague dad
+    dictionary encyclopaedia encyclopedia everybody everyone everywhere expert experts family father
+    friend friends gemini google gpt grandma grandpa husband internet journal lesson map maps media mom
+    mother mum news newspaper newspapers note notes online paper parents press professor scholars school
+    schoolbook show shows sister site teacher teachers textbook textbooks tv university website websites
+    wife wiki wikipedia
+    """.split()
 )
 _TELLS = frozenset(
-    """believe cite googled heard learned learnt posted published read report reported reports said saw say saying
-    says studied taught thought told written""".split()
+    """
+    believe cite googled heard learned learnt posted published read report reported reports said saw say
+    saying says studied taught thought told written
+    """.split()
 )
 _WEAK = _SOURCES | _TELLS
-_SMALL = frozenset("ok okay thanks thank you fine great good got it sure right cool nice so well and now no yes please".split())
+_SMALL = frozenset(
+    "ok okay thanks thank you fine great good got it sure right cool nice so well and now no yes please".split()
+)
 _PERSONAL = frozenset("he him she they them it".split())
 _POSSESSIVE = frozenset("his its their her".split())
 _LINKS = frozenset("it that this you your thats its they".split())
 _LEAD = re.compile(
-    r"^\W*(?:(?:ok(?:ay)?|thanks|thank you|so|well|fine|great|right|and|but|then|now|also|sorry)\b[\s,.:;!-]*)+", re.I
+    r"^\W*(?:(?:ok(?:ay)?|thanks|thank you|so|well|fine|great|right|and|but|then|now|also|sorry)\b[\s,.:;!-]*)+",
+    re.I,
 )
 _ABOUT = re.compile(r"^\W*(?:(?:and|but|so|ok(?:ay)?|then|now)\b[\s,]*)*(?:what|how) about\b\s*", re.I)
 _AND = re.compile(r"^\W*(?:(?:ok(?:ay)?|so|then)\b[\s,]*)*(?:and|or|but)\b[\s,]*", re.I)
@@ -110,16 +130,23 @@ def steps(conversation: Conversation, named: Callable[[str], Sequence[str]]) -> 
     turns = conversation.turns[: conversation.last + 1]
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]
     first = len(users) - 1
-    while first and len(users) - first < MOST_STEPS and depends(turns[users[first]].text, _said(turns, users, first)):
+    while (
+        first
+        and len(users) - first < MOST_STEPS
+        and depends(turns[users[first]].text, _said(turns, users, first))
+    ):
         first -= 1
     out: list[Step] = []
-    question, pool = "", []  # what was last asked, standing alone; and the names that were spoken of
+    question = ""  # what was last asked, standing alone
+    pool: list[str] = []  # the names that were spoken of
     for at in range(first, len(users)):
         text, known = turns[users[at]].text, _said(turns, users, at)
         before = at > first
         doubt = before and doubts(text, known)
         refers = before and not doubt and depends(text, known)
-        asked = "?" in text and _points(text)  # "Where is it?" may be a doubt, or a question about what was named
+        asked = "?" in text and _points(
+            text
+        )  # "Where is it?" may be a doubt, or a question about what was named
         variants = meant(text, question, pool) if before and (asked or not doubt) else []
         idle = set(_verdicts(text, known)) <= {"nothing"}
         asks = at == len(users) - 1 or not (doubt or idle) or bool(named(text))
@@ -148,7 +175,9 @@ def _standing(text: str) -> bool:
 
 def _points(text: str) -> bool:
     """Whether a turn has a word that points at something said before, or may."""
-    return any(w.folded in _PERSONAL | _POSSESSIVE | {"this", "that", "these", "those", "there"} for w in words(text))
+    return any(
+        w.folded in _PERSONAL | _POSSESSIVE | {"this", "that", "these", "those", "there"} for w in words(text)
+    )
 
 
 # -- doubts
@@ -184,7 +213,8 @@ def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> s
     strange = [
         w
         for w in there
-        if w.folded not in COMMON | _SOFT | _STRONG | _TELLS | sources | _AUX | known | claimed and len(w.folded) > 1
+        if w.folded not in COMMON | _SOFT | _STRONG | _TELLS | sources | _AUX | known | claimed
+        and len(w.folded) > 1
     ]
     # The first word has its capital from the sentence, unless a name goes on after it or there is no other.
     opening = there[1:] and not there[1].capital and any(w.capital for w in strange if w is not there[0])
@@ -256,7 +286,11 @@ def _elliptical(text: str) -> str:
     rest = _PREPOSITION.sub("", rest.strip()).strip(" ?!.,")
     rest = re.sub(r"\s*,?\s+then$", "", rest)
     there = words(rest)
-    if not there or len(there) > 5 or any(w.folded in _WH | _AUX | _POSSESSIVE | _PERSONAL | _LINKS for w in there):
+    if (
+        not there
+        or len(there) > 5
+        or any(w.folded in _WH | _AUX | _POSSESSIVE | _PERSONAL | _LINKS for w in there)
+    ):
         return ""
     if not text.rstrip().endswith("?") and not _ABOUT.match(text):
         return ""
@@ -267,7 +301,9 @@ def _elliptical(text: str) -> str:
 def _within(question: str, names: Sequence[str]) -> list[str]:
     """Those names, as the question writes them."""
     found = [find(name, question) for name in names]
-    return list(dict.fromkeys(question[start:end] for f in found if f.share == 1 for start, end in f.spans[:1]))
+    return list(
+        dict.fromkeys(question[start:end] for f in found if f.share == 1 for start, end in f.spans[:1])
+    )
 
 
 def _with(text: str, name: str) -> list[str]:
@@ -275,14 +311,23 @@ def _with(text: str, name: str) -> list[str]:
     own = f"{name}'" if name.endswith("s") else f"{name}'s"
     out = []
     for pattern, into in (
-        (r"\b(?:his|its|their)\b(?!\s*[?.!,]|$)|\bher\b(?=\s+\w)(?!\s+(?:in|at|on|from|with|to|for|and|or)\b)", own),
+        (
+            r"\b(?:his|its|their)\b(?!\s*[?.!,]|$)|\bher\b(?=\s+\w)(?!\s+(?:in|at|on|from|with|to|for|and|or)\b)",
+            own,
+        ),
         (r"\b(?:the|that|this|these|those)\s+[a-z]+['’]s\b", own),
-        (r"\b(?:this|that|these|those)\s+(?:same\s+)?(?!is\b|was\b|are\b|the\b|it\b|he\b|she\b)[a-z]+\b(?!['’])", name),
+        (
+            r"\b(?:this|that|these|those)\s+(?:same\s+)?(?!is\b|was\b|are\b|the\b|it\b|he\b|she\b)[a-z]+\b(?!['’])",
+            name,
+        ),
         (r"\b(?:he|she|him|her|it|they|them)\b", name),
-        (r"(?<=\b(?:of|in|at|by|to)\s)(?:this|that)\b|(?<=about\s)(?:this|that)\b|\b(?:this|that)\b(?=\s*[?.!]|$)", name),
+        (
+            r"(?<=\b(?:of|in|at|by|to)\s)(?:this|that)\b|(?<=about\s)(?:this|that)\b|\b(?:this|that)\b(?=\s*[?.!]|$)",
+            name,
+        ),
         (r"(?<!\bis\s)(?<!\bare\s)(?<!\bwas\s)(?<!^)\b(?:there|here)\b", f"in {name}"),
     ):
-        changed = re.sub(pattern, lambda _: into, text, flags=re.IGNORECASE)
+        changed = re.sub(pattern, into.replace("\\", ""), text, flags=re.IGNORECASE)
         if changed != text:
             out.append(_LEAD.sub("", changed))
             break
@@ -312,7 +357,9 @@ def _capitals(text: str) -> list[str]:
     for sentence in _SENTENCE.findall(text):
         for name in guesses(sentence.strip()):
             first = words(name)[0]
-            plain = {w.folded for w in words(name)} <= COMMON | _SOFT | _STRONG | _WEAK | _WH | _AUX | _ASKS | _SMALL
+            plain = {
+                w.folded for w in words(name)
+            } <= COMMON | _SOFT | _STRONG | _WEAK | _WH | _AUX | _ASKS | _SMALL
             opening = sentence.strip().startswith(name) and len(words(name)) == 1 and len(words(sentence)) > 3
             if first.capital and not plain and not opening and not name.isdigit():
                 found.append(name)

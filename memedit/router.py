@@ -171,14 +171,18 @@ class Router:
         """
         ways = [steps(conversation, self._subjects_in) for conversation in conversations]
         queries = dict.fromkeys(
-            query for way in ways for step in way for query in ((step.text, *step.variants) if step.asks else ()) if query.strip()
+            query
+            for way in ways
+            for step in way
+            for query in ((step.text, *step.variants) if step.asks else ())
+            if query.strip()
         )
         judged = dict(zip(queries, self.route(list(queries), at), strict=True))
         return [_in_the_light(way, judged) for way in ways]
 
     def _subjects_in(self, text: str) -> list[str]:
         """Subjects of live edits that a text names, as it writes them; what stands last comes first."""
-        spans = set()
+        spans: set[tuple[int, int]] = set()
         for record in self.memory.named(text):
             found = max((find(name, text) for name in record.edit.names), key=lambda f: (f.share, f.length))
             spans.update(found.spans[-1:] if found.share == 1 else ())

@@ -104,7 +104,9 @@ def test_a_second_bos_is_no_hindrance(name):
     tokenizer = tiny_tokenizer(bos=True)
     tokenizer.chat_template = TEMPLATES[name]
     template = ChatTemplate(tokenizer)
-    ids = tokenizer(tokenizer.apply_chat_template(LONG, tokenize=False, add_generation_prompt=True))["input_ids"]
+    ids = tokenizer(tokenizer.apply_chat_template(LONG, tokenize=False, add_generation_prompt=True))[
+        "input_ids"
+    ]
     found = template.parse(ids)
     assert ids[0] == tokenizer.bos_token_id
     assert [t.text.strip() for t in found.turns] == [m["content"] for m in LONG]
@@ -134,7 +136,9 @@ def test_contents_may_come_in_parts():
     assert Conversation.of([{"role": "user", "content": parts}]).turns[0].text == "Who is\nhe?"
 
 
-@pytest.mark.parametrize("bad", [[], "hello", [{"content": "x"}], [SYSTEM], [{"role": "user", "content": " "}]])
+@pytest.mark.parametrize(
+    "bad", [[], "hello", [{"content": "x"}], [SYSTEM], [{"role": "user", "content": " "}]]
+)
 def test_what_is_no_conversation_is_said_so(bad):
     with pytest.raises(ModelError, match="conversation"):
         Conversation.of(bad)

@@ -16,7 +16,7 @@ LAYERS = [
     {"memory"},
     {"methods"},
     {"router"},
-    {"batches"},
+    {"batches", "asked", "explanation"},
     {"edited"},
     {"evaluate"},
     {"bench", "bench_generate", "demo", "doctor"},
