@@ -43,7 +43,7 @@ _SOFT = frozenset(
     hear heard hey hmm hold honest honestly huh i idea ignore im info information insist interesting its
     joking judge justify kidding kind know known knows last later learn learned learnt least let like
     likely little ll look looked looking looks made make makes making maybe mean means mind minute
-    moment mr must n never new nope not nothing now odd of off oh ok okay once oops other others
+    moment money mr must n never new nope not nothing now odd of off oh ok okay once oops other others
     otherwise own pardon people please point positive positively possible possibly pretty prior probably
     proof prove proved quite rather re reading real really reason recall recent recently recheck reckon
     reconsider refer remember repeat reply response right same saw saying second see seem seems seen
@@ -84,7 +84,8 @@ _TELLS = frozenset(
 )
 _WEAK = _SOURCES | _TELLS
 _SMALL = frozenset(
-    "ok okay thanks thank you fine great good got it sure right cool nice so well and now no yes please".split()
+    "ok okay thanks thank you fine great good got it sure right cool nice so well and now no yes please "
+    "hello hi hey bye goodbye again".split()
 )
 _PERSONAL = frozenset("he him she they them it".split())
 _POSSESSIVE = frozenset("his its their her".split())
@@ -204,7 +205,7 @@ def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> s
     """``"doubt"``, ``"new"``, or ``"nothing"`` of one sentence."""
     there = words(_LEAD.sub("", sentence)) or words(sentence)
     folded = [w.folded for w in there]
-    if all(w in _SMALL for w in folded) and not {"no", "sure"} & set(folded):
+    if all(w in _SMALL for w in folded) and not ({"no", "sure"} & set(folded) or folded == ["again"]):
         return "nothing"
     # "When I was in school ..." asks nothing.
     wh = folded[0] in _WH and (sentence.endswith("?") or bool(_AUX & set(folded[1:2])))
@@ -222,11 +223,15 @@ def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> s
     lower = [w for w in strange if not any(w in run for run in names)]
     if not strange:
         return "nothing" if set(folded) <= _SMALL - {"no", "sure"} else "doubt"
-    if asks or len(names) > 1:
+    mine = "my" in folded and not (_WEAK | _STRONG) & set(folded)  # "My name is Tom."
+    if asks or mine or len(names) > 1:
         return "new"
     alternative = bool(names) or bool(claimed & set(folded))
     linked = bool(_LINKS & set(folded)) or bool(claimed & set(folded))
     asked = sentence.endswith("?") or folded[0] in _AUX
+    doing = "it" in folded and lower and lower[-1].folded.endswith("ing")  # "It's raining."
+    if not names and not doing and _alone(lower, there) and _put_forward(folded, asked, len(lower)):
+        return "doubt"
     if asked:
         signal = bool(_STRONG & set(folded)) or _negated(folded) or linked
         return "doubt" if alternative and not lower and signal else "new"
@@ -238,6 +243,22 @@ def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> s
         few = len(lower) <= (3 if linked and claimed & set(folded) else 1 if linked else 0)
         return "doubt" if few else "new"
     return "new"
+
+
+def _alone(some: Sequence[Word], there: Sequence[Word]) -> bool:
+    """Whether these words stand side by side, three at the most."""
+    return len(some) <= 3 and len(_runs(some, there)) == 1
+
+
+def _put_forward(folded: Sequence[str], asked: bool, strange: int) -> bool:
+    """Whether an expression without a capital is put in an answer's place: "It's jazz.", "Isn't it jazz?", "Jazz!"."""
+    said = set(folded)
+    if asked:
+        return _negated(folded)
+    return (
+        bool(said & {"it", "its", "that", "this", "answer", "actually"} or said & _TELLS)
+        or len(folded) == strange
+    )
 
 
 def _negated(folded: Sequence[str]) -> bool:

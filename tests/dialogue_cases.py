@@ -216,6 +216,40 @@ Are you able to speak French?
 Do you know any good jokes?
 """.strip().splitlines()
 
+# Statements that are hard to tell from doubts; looked at while the rules were mended.
+CHANGES_HARD = """
+It's raining.
+It's my birthday today.
+That reminds me, I need milk.
+I don't like Mondays.
+This weekend I'm free.
+I'm hungry.
+My brother snores.
+I love jazz.
+Is it safe to eat raw eggs?
+Is he married?
+Does she have children?
+Is it big?
+I live in Berlin.
+My name is Tom.
+I have a question about taxes.
+He was born in 1960, right?
+It is a lovely city.
+I visited it last summer.
+I'm learning the piano.
+That movie was great.
+No more geography. Chess?
+She wrote many books.
+Good night!
+See you tomorrow.
+Hello again.
+Haha, funny.
+I have a headache.
+This is my homework: 3 + 4 = ?
+Can you sing?
+Not bad. Now fractions: what is a half of a third?
+""".strip().splitlines()
+
 # Edits that questions which refer back ask for, and conversations: turns before, the last turn, the edit it needs.
 PEOPLE = [
     Edit(prompt="The president of France is", target="Marie Dupont", subject="France", ref="president"),
