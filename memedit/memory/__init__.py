@@ -13,7 +13,7 @@ patches.py     what methods prepared      health.py  numbers and problems
 
 from memedit.memory.memory import DEFAULT_METHOD, EditMemory
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
-from memedit.memory.rules import conflicting, supersedes
+from memedit.memory.rules import conflicting, replayable, supersedes
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -25,5 +25,6 @@ __all__ = [
     "Record",
     "Version",
     "conflicting",
+    "replayable",
     "supersedes",
 ]
