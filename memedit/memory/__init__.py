@@ -8,6 +8,7 @@ reading.py     rows as records      writing.py  one operation in one transaction
 content.py     an edit as text      vectors.py  edits encoded, once for each content
 index.py       nearest vectors: the interface, and FAISS      torch_index.py  the same on a GPU
 live.py        the index kept level with SQLite, and searched      snapshot.py  its file
+suspects.py    which edits are looked at for a conflict
 patches.py     what methods prepared      health.py  numbers and problems
 """
 
