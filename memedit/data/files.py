@@ -151,8 +151,9 @@ def _said(error: json.JSONDecodeError, text: str) -> str:
     if bare in ("{", "}", "[", "]"):
         return "not JSON (one bracket alone); in JSON lines an object stands on one line"
     place = f"line {error.lineno}" if error.lineno > 1 else f"column {error.colno}"
+    what = error.msg.removesuffix(" at")
     if bare[:1] in ("{", "[") and (
         error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
     ):
-        return f"not JSON ({error.msg} at {place}): it ends in the middle; was the file cut off?"
-    return f"not JSON ({error.msg} at {place})"
+        return f"not JSON ({what} at {place}): it ends in the middle; was the file cut off?"
+    return f"not JSON ({what} at {place})"

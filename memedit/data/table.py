@@ -132,7 +132,7 @@ def _named(columns: tuple[Any, ...]) -> dict[Any, str]:
     """Of the columns that are fields, which. The field's own name goes before others, the likelier before the rest."""
     plain = {_plain(c): c for c in reversed(columns)}
     out = {}
-    for name in (*_FIELDS, "extra", *_OTHERS):
+    for name in dict.fromkeys((*_FIELDS, "extra", *_OTHERS)):
         for other in (name, *_OTHERS.get(name, ())):
             if other in plain and plain[other] not in out:
                 out[plain[other]] = name
