@@ -15,7 +15,7 @@ from typing import Any
 from memedit.data.case import Case
 from memedit.data.fields import Record
 from memedit.data.own import own
-from memedit.edit import Edit
+from memedit.edit import STATUSES, Edit
 from memedit.errors import DataError
 
 # Other names of the fields, the likelier first.
@@ -174,15 +174,19 @@ def write(records: Iterable[dict[str, Any]], separator: str = ",") -> str:
     """Edits' fields (`Edit.to_dict`) as a table that `rows` and `row` read back to the same edits."""
     given = list(records)
     names = (*_FIELDS, "status")
-    columns = [n for n in names if any(n in record for record in given)] or ["prompt", "target"]
+    columns = [n for n in _FIELDS if any(n in record for record in given)] or ["prompt", "target"]
+    if any(record.get("status") in STATUSES for record in given):
+        columns.append("status")
     lines = []
     for record in given:
-        further = {k: v for k, v in record.items() if k not in names}
+        own_status = record.get("status") in STATUSES
+        further = {k: v for k, v in record.items() if k not in names or (k == "status" and not own_status)}
         nested = further.get("extra")
         if isinstance(nested, dict):
             further = {k: v for k, v in further.items() if k != "extra"} | nested
         cell = json.dumps(further, ensure_ascii=False) if further else ""
-        lines.append([*(_cell(record.get(n)) for n in columns), cell])
+        kept = (None if n == "status" and not own_status else record.get(n) for n in columns)
+        lines.append([*map(_cell, kept), cell])
     if any(line[-1] for line in lines):
         columns.append("extra")
     else:
