@@ -155,8 +155,8 @@ class EditedModel:
     def generation_config(self, config: Any) -> None:
         self.base.model.generation_config = config
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         """The base's class as well as its own, for those who look before they ask (pipelines check it by name)."""
         base = self.__dict__.get("base")
         return EditedModel if base is None else type(base.model)
