@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from memedit import __version__
-from memedit.errors import DataError, MemeditError
+from memedit.errors import ContextWarning, DataError, MemeditError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except (MemeditError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
                 raise
@@ -72,6 +74,22 @@ def main(debug: bool) -> None:
       memedit ask "What is the capital of France?"
       memedit undo
     """
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What memedit warns of is meant for people: one line, without file and line number."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ContextWarning):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def fail(error: BaseException | str) -> NoReturn:
@@ -133,15 +151,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 @contextmanager
-def opened(path: str, **options: Any) -> Iterator[EditMemory]:
-    """The memory at `path`, closed afterwards."""
+def opened(path: str | EditMemory, **options: Any) -> Iterator[EditMemory]:
+    """The memory at `path`, closed afterwards; one that is open already stays so."""
     from memedit.memory import EditMemory
 
+    if isinstance(path, EditMemory):
+        yield path
+        return
     with EditMemory.open(path, **options) as memory:
         yield memory
 
 
-def existing(path: str, **options: Any) -> Any:
+def existing(path: str | EditMemory, **options: Any) -> Any:
     """As `opened`, for commands that only make sense on a memory that is there already."""
     return opened(path, create=False, **options)
 

@@ -234,16 +234,13 @@ def _command(talk: Talk, line: str) -> bool:
     rest = rest.strip()
     if name in ("/exit", "/quit"):
         return False
-    if name == "/add-fact":
-        from memedit.cli.edits import add_fact
+    if name in ("/add-fact", "/undo"):
+        from memedit.cli.edits import add_fact, undo
 
-        add_fact.main(
-            ["--memory", str(talk.edited.memory.path), *_fact(rest)], "/add-fact", standalone_mode=False
-        )
-    elif name == "/undo":
-        from memedit.cli.edits import undo
-
-        undo.main(["--memory", str(talk.edited.memory.path)], "/undo", standalone_mode=False)
+        command, arguments = (add_fact, _fact(rest)) if name == "/add-fact" else (undo, rest.split())
+        context = command.make_context(name, arguments)
+        context.params["memory"] = talk.edited.memory  # the one that is open
+        command.invoke(context)
     elif name == "/edits":
         newest = list(talk.edited.memory)[-20:][::-1]
         print_table(["id#", "fact"], [[r.id, r.edit.statement] for r in newest]) if newest else _note(
