@@ -199,10 +199,18 @@ def _generate(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     return generate(model, device, dtype)
 
 
+def _chat(model: str, device: str | None, dtype: str | None) -> list[Entry]:
+    """See `memedit.bench_chat`."""
+    from memedit.bench_chat import chat
+
+    return chat(model, device, dtype)
+
+
 BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {
     "import": _import,
     "add": _add,
     "route": _route,
     "open": _open,
     "generate": _generate,
+    "chat": _chat,
 }

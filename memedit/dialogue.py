@@ -40,7 +40,7 @@ _SOFT = frozenset(
     correct could course cross curious d definitely deny detail details different differently doing
     double easily either elaborate else ever every exactly excuse explain fact facts fair final find
     first fully gave get gets getting give given gives go going good got guess hang happens hard having
-    hear heard hey hmm hold honest honestly huh i idea ignore im info information insist interesting its
+    hear heard here hey hm hmm hold honest honestly huh i idea ignore im info information insist interesting its
     joking judge justify kidding kind know known knows last later learn learned learnt least let like
     likely little ll look looked looking looks made make makes making maybe mean means mind minute
     moment money mr must n never new nope not nothing now odd of off oh ok okay once oops other others
@@ -68,10 +68,10 @@ _STRONG = frozenset(
 # Words for where a doubter has it from; they need more to be a doubt.
 _SOURCES = frozenset(
     """
-    according article atlas atlases bing book books boss brother chatgpt class claude colleague dad
+    according article atlas atlases aunt bing book books boss brother chatgpt class claude colleague dad
     dictionary encyclopaedia encyclopedia everybody everyone everywhere expert experts family father
-    friend friends gemini google gpt grandma grandpa husband internet journal lesson map maps media mom
-    mother mum news newspaper newspapers note notes online paper parents press professor scholars school
+    friend friends gemini google gpt grandma grandfather grandmother grandpa husband internet journal lesson map maps media mom
+    mother mum uncle news newspaper newspapers note notes online paper parents press professor scholars school
     schoolbook show shows sister site teacher teachers textbook textbooks tv university website websites
     wife wiki wikipedia
     """.split()
@@ -107,14 +107,15 @@ class Step:
     Attributes:
         text: the user's words. variants: what they may mean, each standing alone, the likeliest first.
         doubts: whether they doubt what was said, as far as words tell; known: the words of what was said.
-        idle: whether they say nothing ("Thanks!"). asks: whether they may name a subject, and so have to be routed.
+        passes: whether they ask nothing new, so that what was stated before may be taken up after them.
+        asks: whether they may name a subject, and so have to be routed.
     """
 
     text: str
     variants: tuple[str, ...]
     doubts: bool
     known: frozenset[str]
-    idle: bool
+    passes: bool
     asks: bool
 
     def doubt_of(self, claims: Iterable[str]) -> bool:
@@ -149,9 +150,11 @@ def steps(conversation: Conversation, named: Callable[[str], Sequence[str]]) -> 
             text
         )  # "Where is it?" may be a doubt, or a question about what was named
         variants = meant(text, question, pool) if before and (asked or not doubt) else []
-        idle = set(_verdicts(text, known)) <= {"nothing"}
+        verdicts = set(_verdicts(text, known))
+        idle = verdicts <= {"nothing"}  # "Thanks!"
         asks = at == len(users) - 1 or not (doubt or idle) or bool(named(text))
-        out.append(Step(text, tuple(variants), doubt, known, idle, asks))
+        passes = "new" not in verdicts and not _ABOUT.match(text) and not _elliptical(text)
+        out.append(Step(text, tuple(variants), doubt, known, passes, asks))
         if idle:
             continue
         if not doubt:
@@ -164,8 +167,8 @@ def steps(conversation: Conversation, named: Callable[[str], Sequence[str]]) -> 
 
 
 def depends(text: str, known: frozenset[str]) -> bool:
-    """Whether a turn may need those before it: it points back, names nothing, or doubts."""
-    return not _standing(text) or doubts(text, known) or set(_verdicts(text, known)) <= {"nothing"}
+    """Whether a turn may need those before it: it points back, names nothing, or asks nothing new."""
+    return not _standing(text) or "new" not in _verdicts(text, known)
 
 
 def _standing(text: str) -> bool:
@@ -194,7 +197,7 @@ def doubts(text: str, known: frozenset[str], claims: Iterable[str] = ()) -> bool
     if _ABOUT.match(text) or (_AND.match(text) and _elliptical(text) and not claimed & content(text)):
         return False
     verdicts = _verdicts(text, known, claimed)
-    return "new" not in verdicts and "doubt" in verdicts
+    return "doubt" in verdicts and not {"new", "other"} & set(verdicts)
 
 
 def _verdicts(text: str, known: frozenset[str], claimed: frozenset[str] = frozenset()) -> list[str]:
@@ -202,7 +205,7 @@ def _verdicts(text: str, known: frozenset[str], claimed: frozenset[str] = frozen
 
 
 def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> str:
-    """``"doubt"``, ``"new"``, or ``"nothing"`` of one sentence."""
+    """Of one sentence: ``"doubt"``, ``"new"`` (a question or a wish), ``"other"`` (said in passing), ``"nothing"``."""
     there = words(_LEAD.sub("", sentence)) or words(sentence)
     folded = [w.folded for w in there]
     if all(w in _SMALL for w in folded) and not ({"no", "sure"} & set(folded) or folded == ["again"]):
@@ -223,26 +226,39 @@ def _verdict(sentence: str, known: frozenset[str], claimed: frozenset[str]) -> s
     lower = [w for w in strange if not any(w in run for run in names)]
     if not strange:
         return "nothing" if set(folded) <= _SMALL - {"no", "sure"} else "doubt"
-    mine = "my" in folded and not (_WEAK | _STRONG) & set(folded)  # "My name is Tom."
-    if asks or mine or len(names) > 1:
-        return "new"
-    alternative = bool(names) or bool(claimed & set(folded))
-    linked = bool(_LINKS & set(folded)) or bool(claimed & set(folded))
+    said = set(folded)
     asked = sentence.endswith("?") or folded[0] in _AUX
-    doing = "it" in folded and lower and lower[-1].folded.endswith("ing")  # "It's raining."
-    if not names and not doing and _alone(lower, there) and _put_forward(folded, asked, len(lower)):
+    mine = "my" in said and not said & (_WEAK | _STRONG)  # "My name is Tom."
+    if asks:
+        return "new"
+    if not mine and len(names) <= 1 and _doubted(there, names, lower, asked, claimed):
         return "doubt"
+    connected = said & (_LINKS | _STRONG | _WEAK | known | claimed)
+    return "other" if connected and not asked else "new"
+
+
+def _doubted(
+    there: Sequence[Word],
+    names: Sequence[list[Word]],
+    lower: Sequence[Word],
+    asked: bool,
+    claimed: frozenset[str],
+) -> bool:
+    """Whether a sentence that brings in strange words (at most one name, others in lower case) is a doubt for all that."""
+    folded = [w.folded for w in there]
+    said = set(folded)
+    linked = bool(said & (_LINKS | claimed))
+    alternative = bool(names) or bool(claimed & said)
+    raining = "it" in said and bool(lower) and lower[-1].folded.endswith("ing")
+    if not names and not raining and _alone(lower, there) and _put_forward(folded, asked, len(lower)):
+        return True
     if asked:
-        signal = bool(_STRONG & set(folded)) or _negated(folded) or linked
-        return "doubt" if alternative and not lower and signal else "new"
-    if _STRONG & set(folded):
-        return "doubt" if len(lower) < 2 or linked or alternative else "new"
-    if _WEAK & set(folded):
-        return "doubt" if (alternative or linked) and len(lower) <= 3 else "new"
-    if alternative:
-        few = len(lower) <= (3 if linked and claimed & set(folded) else 1 if linked else 0)
-        return "doubt" if few else "new"
-    return "new"
+        return alternative and not lower and (bool(_STRONG & said) or _negated(folded) or linked)
+    if _STRONG & said:
+        return len(lower) < 2 or linked or alternative
+    if _WEAK & said:
+        return (alternative or linked) and len(lower) <= 3
+    return alternative and len(lower) <= (3 if claimed & said else 1 if linked else 0)
 
 
 def _alone(some: Sequence[Word], there: Sequence[Word]) -> bool:

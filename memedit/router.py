@@ -237,14 +237,14 @@ def _in_the_light(way: Sequence[Step], judged: Mapping[str, Route]) -> Route:
         best = max((r for r in routes if r.fired), key=lambda r: r.score, default=own)
         if best is not own:
             best = _because(best, f"in the light of an earlier turn, as {best.query!r}")
-        if step.idle and before is not None and step is not way[-1]:
-            continue
         if before is not None and before.fired:
             claims = [
                 claim for c in before.edits for claim in (c.edit.target, c.edit.old, c.edit.subject) if claim
             ]
             if step.doubt_of(claims):
                 best = _both(_because(before, _KEPT), best)
+            elif step.passes and not best.fired and step is not way[-1]:
+                continue  # said in passing; the next turn may take up what came before it
         before = best
     assert before is not None
     return before

@@ -108,6 +108,8 @@ def test_a_topic_is_left_and_taken_up_again(router):
         ((q, a, "What about Norway?", "Oslo.", "Really?"), []),
         ((*egg, q, a, *["That's wrong.", "It is Lyon."] * 10, "It's Paris!"), ["Lyon"]),
         ((q, a, "Thanks!"), []),
+        ((q, a, "I was there and liked it a great deal.", "I see.", "So, are you sure?"), ["Lyon"]),  # in passing
+        ((q, a, "I need a recipe for lentil soup.", "I see.", "Are you sure?"), []),
     ):
         (route,) = router.route_chat([conversation(*texts)])
         assert [c.edit.target for c in route.edits] == targets, texts

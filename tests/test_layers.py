@@ -19,7 +19,7 @@ LAYERS = [
     {"batches", "asked", "explanation"},
     {"edited"},
     {"evaluate"},
-    {"bench", "bench_generate", "demo", "doctor"},
+    {"bench", "bench_generate", "bench_chat", "demo", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [
