@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import accumulate
 
-from memedit.edit import Edit
+from memedit.edit import MAX_ALIASES, Edit
+from memedit.errors import EditError
 from memedit.memory.records import Near
 from memedit.subjects import COMMON, words
 
@@ -28,6 +30,33 @@ def supersedes(new: Edit, old: Edit) -> bool:
     return "prompt" in shared or ("relation" in shared and _folded(new.target) != _folded(old.target))
 
 
+def says_the_same(new: Edit, old: Edit) -> bool:
+    """Whether an edit that supersedes another only says it again: one target, or both withhold."""
+    return _folded(new.target) == _folded(old.target) and (new.kind == "erase") == (old.kind == "erase")
+
+
+def inheriting(new: Edit, replaced: Iterable[Edit]) -> Edit:
+    """The edit with the names that it would else lose with those whose place it takes.
+
+    Aliases of the subject come from those about the same subject, aliases of the target from those that have
+    the same target too. To be rid of an alias, `update` the edit.
+    """
+    subject, target = list(new.subject_aliases), list(new.target_aliases)
+    for old in replaced:
+        if new.subject and _folded(old.subject) == _folded(new.subject):
+            subject += old.subject_aliases
+            target += old.target_aliases if says_the_same(new, old) else ()
+    changes = {
+        name: tuple(dict.fromkeys(given))[:MAX_ALIASES]
+        for name, given in (("subject_aliases", subject), ("target_aliases", target))
+        if len(dict.fromkeys(given)) > len(getattr(new, name))
+    }
+    try:
+        return new.updated(**changes) if changes else new
+    except EditError:  # an alias from before a rule became stricter stays behind
+        return new
+
+
 def suspicious(new: Edit, old: Edit, cosine: float) -> bool:
     """Whether two live edits may contradict each other.
 
@@ -46,9 +75,12 @@ def suspicious(new: Edit, old: Edit, cosine: float) -> bool:
 def conflicting(one: Near, other: Near) -> bool:
     """Whether two edits near to one query may contradict each other; then the newer is to win.
 
-    The same rule that flags them when they are added, or one of the keys by which edits supersede.
+    The same rule that flags them when they are added, or one of the keys by which edits supersede; but never
+    where it was decided that both stay.
     """
     a, b = one.record.edit, other.record.edit
+    if other.record.id in one.beside:
+        return False
     if set(a.keys) & set(b.keys) and _folded(a.target) != _folded(b.target):
         return True
     return suspicious(a, b, float(one.vectors[0] @ other.vectors[0]))
