@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,9 @@ class EditedModel:
         """Where the base is."""
         return self.base.device
 
-    def route(self, prompts: str | Sequence[str]) -> list[Route]:
-        """Which edits each prompt would use, and why; no model is asked."""
-        return self.router.route(as_texts(prompts))
+    def route(self, prompts: str | Sequence[str], at: str | datetime | None = None) -> list[Route]:
+        """Which edits each prompt would use, and why; no model is asked. `at`: whose facts hold; None for now."""
+        return self.router.route(as_texts(prompts), at)
 
     def generate(
         self,
@@ -137,6 +138,7 @@ class EditedModel:
         routes: Sequence[Route] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        at: str | datetime | None = None,
         **options: Any,
     ) -> Any:
         """Two faces. Texts in: a list of the new texts. Ids in: as Hugging Face's `generate`, a drop-in.
@@ -145,6 +147,7 @@ class EditedModel:
             prompts: texts; or ids of shape (batch, length), which may also come as input_ids=...
             routes: verdicts that are known already, one per prompt; None asks the router.
             batch_size: rows per forward pass (texts only). seed: for sampling (the caller's random state is kept).
+            at: the time whose facts hold, where no routes are given; None for now.
             options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
 
         Returns:
@@ -156,9 +159,9 @@ class EditedModel:
         if not are_texts(prompts):
             given = [prompts, options.pop("input_ids", None), options.pop("inputs", None)]
             ids = next((value for value in given if value is not None), None)
-            return self._generate_ids(ids, routes, seed=seed, **options)
+            return self._generate_ids(ids, routes, seed=seed, at=at, **options)
         prompts = as_texts(prompts)
-        routes = self._routes(prompts, routes)
+        routes = self._routes(prompts, routes, at)
 
         def answer(rows: list[int], lm: Any) -> list[str]:
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
@@ -191,13 +194,13 @@ class EditedModel:
 
         return self._by_route(self._routes(prompts, routes), answer)
 
-    def explain(self, prompt: str, **options: Any) -> Explanation:
+    def explain(self, prompt: str, at: str | datetime | None = None, **options: Any) -> Explanation:
         """Why a prompt is answered as it is: its route, what the model reads, and both answers.
 
         Args:
-            options: as for `generate`.
+            at: the time whose facts hold; None for now. options: as for `generate`.
         """
-        (route,) = self.route([prompt])
+        (route,) = self.route([prompt], at)
         (text,) = self.generate([prompt], routes=[route], **options)
         (base,) = self.unedited([prompt], [route], **options) if route.fired else (text,)
         parts = self._by_method([c.edit for c in route.edits])
@@ -216,8 +219,10 @@ class EditedModel:
             rows.append(row)
         return rows_applied(self.base, rows)
 
-    def _routes(self, prompts: Sequence[str], routes: Sequence[Route] | None) -> list[Route]:
-        routes = self.router.route(prompts) if routes is None else list(routes)
+    def _routes(
+        self, prompts: Sequence[str], routes: Sequence[Route] | None, at: str | datetime | None = None
+    ) -> list[Route]:
+        routes = self.router.route(prompts, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
 
@@ -266,7 +271,13 @@ class EditedModel:
         return [value for i in range(len(routes)) for value in out[i]]
 
     def _generate_ids(
-        self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any
+        self,
+        ids: Any,
+        routes: Sequence[Route] | None,
+        *,
+        seed: int | None,
+        at: str | datetime | None = None,
+        **options: Any,
     ) -> Any:
         import torch
 
@@ -283,7 +294,7 @@ class EditedModel:
                 row[m.bool()] if mask is not None else row
                 for row, m in zip(ids, ids if mask is None else mask, strict=True)
             ]
-            routes = self.router.route(self.tokenizer.batch_decode(kept, skip_special_tokens=True))
+            routes = self.router.route(self.tokenizer.batch_decode(kept, skip_special_tokens=True), at)
         same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:

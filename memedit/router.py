@@ -136,6 +136,10 @@ class Router:
             queries: texts. at: the time whose facts hold; None for now.
         """
         queries = as_texts(queries)
+        if at is not None:
+            from memedit.memory.content import instant
+
+            at = instant(at)  # a time that is none is said also where there is nothing to route to
         size = len(self.memory)
         if not queries or not size:
             return [Route(query, (), (), 1.0, None) for query in queries]

@@ -19,7 +19,9 @@ _IN_FORCE = "operation NOT IN (SELECT undoes FROM operations WHERE undoes IS NOT
 
 def suspect(db: Database, pairs: Iterable[tuple[int, int]]) -> None:
     """Note pairs that may contradict each other."""
-    db.conn.executemany("INSERT OR IGNORE INTO conflicts VALUES (?, ?)", [(min(p), max(p)) for p in pairs])
+    db.conn.executemany(
+        "INSERT OR IGNORE INTO conflicts (one, other) VALUES (?, ?)", [(min(p), max(p)) for p in pairs]
+    )
 
 
 def suspected(db: Database) -> list[tuple[int, int]]:
@@ -35,7 +37,7 @@ def suspected(db: Database) -> list[tuple[int, int]]:
 def keep_both(db: Database, operation: int, pairs: Iterable[tuple[int, int]]) -> None:
     """Write down that this operation lets both edits of each pair stay."""
     rows = [(min(p), max(p), operation) for p in pairs]
-    db.conn.executemany("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", rows)
+    db.conn.executemany("INSERT OR IGNORE INTO kept (one, other, operation) VALUES (?, ?, ?)", rows)
 
 
 def beside(db: Database, ids: Collection[int]) -> dict[int, frozenset[int]]:

@@ -33,7 +33,8 @@ _OWN = {FILE, f"{FILE}-wal", f"{FILE}-shm", *SNAPSHOTS, FOLDER}
 def strike(db: Database, ids: Sequence[int]) -> int:
     """Blank the rows of edits, inside a transaction; gives the operation's id.
 
-    What is left of each is a tombstone: its id, the operations that changed it, and that it was purged.
+    What is left of each is a tombstone: its id, the operations that changed it, and that it was purged; all
+    tombstones hold the same empty edit, and its hash.
 
     Raises:
         MemoryError_: there is no such edit, or it was purged before.
@@ -47,11 +48,10 @@ def strike(db: Database, ids: Sequence[int]) -> int:
     blank = content.loads("{}")
     for found in records:
         db.execute(
-            "UPDATE versions SET status = 'purged', hash = '', content = '{}' WHERE edit = ?", (found.id,)
+            "UPDATE versions SET status = 'purged', hash = ?, content = ? WHERE edit = ?",
+            (blank.content_hash, content.dumps(blank), found.id),
         )
         change.write(found.id, found.version + 1, blank, "purged", None, "purge", found.added, found.stated)
-        db.execute("UPDATE edits SET hash = '' WHERE id = ?", (found.id,))
-        db.execute("UPDATE versions SET hash = '' WHERE edit = ?", (found.id,))
         for table, column in (
             ("conflicts", "one"),
             ("conflicts", "other"),

@@ -91,10 +91,35 @@ class ReadableMemory:
                 )
             )
 
-    def as_of(self, time: str | datetime) -> builtins.list[Record]:
-        """The edits that were live at a moment, as they were then: what the memory knew."""
+    def as_of(
+        self,
+        time: str | datetime,
+        *,
+        tag: str | None = None,
+        source: str | None = None,
+        subject: str | None = None,
+        method: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> builtins.list[Record]:
+        """The edits that were live at a moment, as they were then: what the memory knew, less what was purged.
+
+        The filters are as for `list`. A date alone is its first moment, in UTC.
+
+        Raises:
+            EditError: the time can't be read as one.
+        """
         with self._store.reading() as db:
-            return reading.records_at(db, instant(time))
+            found = reading.records_at(db, instant(time))
+        kept = [
+            r
+            for r in found
+            if (tag is None or tag in r.edit.tags)
+            and (source is None or source == r.edit.source)
+            and (subject is None or subject.casefold() == (r.edit.subject or "").casefold())
+            and (method is None or method == r.edit.method)
+        ]
+        return kept[offset:][:limit]
 
     def operations(self, limit: int | None = None) -> builtins.list[Operation]:
         """What was done to the memory, newest first."""
