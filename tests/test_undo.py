@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ import pytest
 from memory_fixtures import TrigramEncoder, capital, facts
 
 from memedit.edit import Edit
-from memedit.errors import MemoryError_
-from memedit.memory import EditMemory, content
+from memedit.errors import EditError, MemoryError_
+from memedit.memory import EditMemory, conflicts, content, supersedes
 from memedit.memory.content import instant
 from memedit.router import Router
 
@@ -96,6 +98,20 @@ def test_the_newest_word_wins_and_an_update_is_one(memory: EditMemory) -> None:
     assert answers(memory)["France"] == "Nice"
 
 
+def test_what_is_said_again_is_the_newest_word(memory: EditMemory) -> None:
+    memory.add(capital("France", "Lyon"))
+    memory.add(Edit(prompt="France's capital is", target="Paris", subject="France"))
+    assert answers(memory)["France"] == "Paris"
+    added = memory.add(capital("France", "Lyon"))
+    assert (added.ids, added.new, added.renewed) == ([1], [], [1])
+    assert answers(memory)["France"] == "Lyon"
+    assert memory.add(capital("France", "Lyon")).operation == 0
+    memory.undo()
+    assert answers(memory)["France"] == "Paris"
+    memory.keep_both(1, 2)
+    assert memory.add(capital("France", "Lyon")).operation == 0
+
+
 def test_facts_answer_in_their_time(memory: EditMemory) -> None:
     memory.add(capital("France", "Lyon", valid_to="2030-01-01"))
     memory.add(capital("France", "Metz", valid_from="2030-01-01"))
@@ -160,6 +176,45 @@ def test_operations_that_are_not_undone(plain: EditMemory) -> None:
         with pytest.raises(MemoryError_, match=why):
             plain.undo(operation)
     assert plain.generation == 3
+
+
+def test_whatever_is_done_in_whatever_order_the_memory_is_whole(plain: EditMemory) -> None:
+    chance, done, refused = random.Random(3), 0, 0
+    for _ in range(150):
+        before = {r.id: (r.edit, r.status) for r in plain.list(status="all")}
+        ids, country = sorted(before), chance.choice(list(CAPITALS))
+        operation, touched = None, None
+        try:
+            match chance.choice(("add", "add", "add", "update", "forget", "undo", "undo", "purge", "keep")):
+                case "add":
+                    plain.add(capital(country, chance.choice("ABC")), keep_both=chance.random() < 0.2)
+                case "update":
+                    plain.update(chance.choice(ids or [1]), target=chance.choice("ABC"))
+                case "forget":
+                    plain.forget(chance.choice(ids or [1]))
+                case "purge" if chance.random() < 0.3:
+                    plain.purge(chance.choice(ids or [1]))
+                case "keep":
+                    plain.keep_both(*(chance.choice(ids or [1]) for _ in "ab"))
+                case _:
+                    operation = chance.choice([o.id for o in plain.operations()] or [1])
+                    touched = {id for id in ids if any(v.operation == operation for v in plain.history(id))}
+                    plain.undo(operation)
+            done += 1
+        except (MemoryError_, EditError):
+            refused += 1
+            assert {r.id: (r.edit, r.status) for r in plain.list(status="all")} == before
+        if touched is not None:
+            after = {r.id: (r.edit, r.status) for r in plain.list(status="all")}
+            assert {id for id in ids if after[id] != before[id]} <= touched
+        edits = list(plain)
+        with plain._store.reading() as db:
+            beside = conflicts.beside(db, [r.id for r in edits])
+        for one, other in itertools.combinations(sorted(edits, key=lambda r: r.recency), 2):
+            assert other.id in beside.get(one.id, ()) or not supersedes(other.edit, one.edit)
+            assert one.edit.content_hash != other.edit.content_hash
+    assert plain.check() == []
+    assert min(done, refused) > 20
 
 
 def test_a_clock_that_goes_back_changes_no_order(plain: EditMemory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,8 @@ def _say_added(memory: EditMemory, added: Added) -> None:
     for i in added.ids:
         edit = memory.get(i).edit
         statement = f"{edit.statement} (withheld)" if edit.kind == "erase" else edit.statement
-        click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} says so already: {statement}")
+        again = "says so already, and is the newest word again" if i in added.renewed else "says so already"
+        click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} {again}: {statement}")
     for old, _ in added.superseded:
         click.echo(
             f"  supersedes edit {old}: {memory.get(old).edit.statement}  (`memedit undo` brings it back)"

@@ -24,14 +24,24 @@ def suspect(db: Database, pairs: Iterable[tuple[int, int]]) -> None:
     )
 
 
-def suspected(db: Database) -> list[tuple[int, int]]:
-    """The pairs of live edits that were ever suspected, and of which nothing was decided."""
+def suspected(db: Database, id: int | None = None) -> list[tuple[int, int]]:
+    """The pairs of live edits, or of one with others, that were ever suspected and of which nothing was decided."""
     rows = db.execute(
         "SELECT one, other FROM conflicts JOIN edits a ON a.id = one JOIN edits b ON b.id = other "
-        "WHERE a.status = 'live' AND b.status = 'live' AND NOT EXISTS "
-        f"(SELECT 1 FROM kept WHERE kept.one = conflicts.one AND kept.other = conflicts.other AND {_IN_FORCE})"
+        f"WHERE {'1' if id is None else '? IN (one, other)'} "
+        "AND a.status = 'live' AND b.status = 'live' AND NOT EXISTS "
+        f"(SELECT 1 FROM kept WHERE kept.one = conflicts.one AND kept.other = conflicts.other AND {_IN_FORCE})",
+        () if id is None else (id,),
     )
     return [(one, other) for one, other in rows]
+
+
+def outdated(db: Database, id: int) -> bool:
+    """Whether a live edit is suspected to be contradicted by a newer one, and nothing was decided of the two."""
+    others = {one + other - id for one, other in suspected(db, id)}
+    rows = chunked(db, "SELECT max(stated) FROM edits WHERE id IN ({})", list(others))
+    newest = max((row[0] for row in rows), default=-1)
+    return bool(newest > db.execute("SELECT stated FROM edits WHERE id = ?", (id,)).fetchone()[0])
 
 
 def keep_both(db: Database, operation: int, pairs: Iterable[tuple[int, int]]) -> None:

@@ -13,7 +13,7 @@ from memedit.errors import EncoderMismatch, MemoryError_
 from memedit.memory import conflicts, reading, snapshot
 from memedit.memory.index import VectorIndex, choose
 from memedit.memory.records import Conflict, Near, Record
-from memedit.memory.rules import ALIKE, named_in, suspicious
+from memedit.memory.rules import ALIKE, cosines, named_in, suspicious
 from memedit.memory.snapshot import Mark
 
 _KEPT = 4096  # edits whose rows stay in memory between searches
@@ -161,9 +161,9 @@ class LiveIndex:
             if not all(id in rows for id in pair):
                 continue
             (older, theirs), (newer, ours) = sorted((rows[id] for id in pair), key=lambda row: row[0].recency)
-            cosine = float(ours[0] @ theirs[0])
-            if suspicious(newer.edit, older.edit, cosine):
-                found.append((newer, older, cosine))
+            said, asked = cosines(ours, theirs)
+            if suspicious(newer.edit, older.edit, said, asked):
+                found.append((newer, older, said))
         return found
 
     def save(self) -> None:

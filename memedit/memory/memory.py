@@ -80,9 +80,9 @@ class EditMemory(ReadableMemory):
 
         An edit with the ref, the prompt, or the subject and relation of a live one supersedes it, also inside
         one call: the later wins (`memedit.memory.rules.supersedes`), and keeps the other's aliases
-        (`memedit.memory.rules.inheriting`). One that then says just what a live one says is no new edit. One
-        whose statement is nearly that of another live edit is flagged as a possible conflict
-        (`memedit.memory.rules.suspicious`), and both stay.
+        (`memedit.memory.rules.inheriting`). One that then says just what a live one says is no new edit; if a newer
+        one contradicts that, it is the newest word again. One whose statement is nearly that of another live
+        edit is flagged as a possible conflict (`memedit.memory.rules.suspicious`), and both stay.
 
         Args:
             keep_both: these are further values beside what is known (a second child): they supersede only what
@@ -118,6 +118,7 @@ class EditMemory(ReadableMemory):
             duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
             conflicts=[],
             operation=change.id,
+            renewed=change.renewed,
         )
         with self._store.reading() as db:
             found = self._live.suspected(db, added.new)

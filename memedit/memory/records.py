@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ class Encoder(Protocol):
     def views(self) -> tuple[str, ...]: ...
 
     def texts(self, edit: Edit) -> tuple[str, ...]:
-        """One text per view; the first is the key that the index searches."""
+        """One text per view; the first is the key that the index searches, a second what is asked."""
         ...
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -164,6 +164,7 @@ class Added:
         new: ids that did not exist before. superseded: pairs (old id, new id).
         duplicates: positions in what was given. conflicts: suspected ones, (new id, old id, cosine).
         operation: its id; 0 where nothing changed, and then there is nothing to undo.
+        renewed: ids of live edits that were said again against a newer one, and are the newest word now.
     """
 
     ids: list[int]
@@ -172,3 +173,4 @@ class Added:
     duplicates: list[int]
     conflicts: list[tuple[int, int, float]]
     operation: int
+    renewed: list[int] = field(default_factory=list)

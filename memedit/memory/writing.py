@@ -12,7 +12,7 @@ from sqlite_utils import Database
 from memedit.edit import Edit
 from memedit.errors import EncoderMismatch
 from memedit.memory import conflicts, content
-from memedit.memory.reading import live_twin, records, rivals
+from memedit.memory.reading import live_twin, record, records, rivals
 from memedit.memory.records import Action, Encoder, OperationKind, Record, Status
 from memedit.memory.rules import inheriting, name_keys, says_the_same
 
@@ -67,6 +67,7 @@ class Change:
         self.at = ""
         self.superseded: list[tuple[int, int]] = []
         self.stated: list[Edit] = []  # what this operation said, as it was kept
+        self.renewed: list[int] = []
 
     def begin(self) -> int:
         """Record the operation, if it isn't yet; its time is after the last one's, also if clocks go back."""
@@ -83,10 +84,18 @@ class Change:
         return self.id
 
     def add(self, edit: Edit, keep_both: bool = False) -> tuple[int, bool]:
-        """The edit's id, and whether it is new: a live edit that says the same keeps its place."""
+        """The edit's id, and whether it is new: a live edit that says the same keeps its place.
+
+        Unless a newer one contradicts it: what was said again is the newest word.
+        """
         where = place(self.db, edit, keep_both)
         twin = live_twin(self.db, where.edit)
         if twin is not None:
+            if not keep_both and conflicts.outdated(self.db, twin):
+                self.begin()
+                known = record(self.db, twin)
+                self.write(twin, known.version + 1, known.edit, "live", None, "add", known.added, self.id)
+                self.renewed.append(twin)
             return twin, False
         self.begin()
         id = self._next_id()
@@ -97,35 +106,28 @@ class Change:
         self.stated.append(where.edit)
         return id, True
 
-    def update(self, record: Record, edit: Edit) -> None:
+    def update(self, known: Record, edit: Edit) -> None:
         """Give a live edit new content, by which it is the newest and may take others' places."""
         self.begin()
-        stay = conflicts.beside(self.db, [record.id]).get(record.id, frozenset()) | {record.id}
-        self._supersede([r for r in rivals(self.db, edit) if r.id not in stay], record.id)
+        stay = conflicts.beside(self.db, [known.id]).get(known.id, frozenset()) | {known.id}
+        self._supersede([r for r in rivals(self.db, edit) if r.id not in stay], known.id)
         # Another label or source makes nothing newer: what the edit says is as old as before.
-        stated = record.stated if edit.content_hash == record.edit.content_hash else self.id
-        self.write(record.id, record.version + 1, edit, "live", None, "update", record.added, stated)
-        conflicts.await_check(self.db, [record.id])
+        stated = known.stated if edit.content_hash == known.edit.content_hash else self.id
+        self.write(known.id, known.version + 1, edit, "live", None, "update", known.added, stated)
+        conflicts.await_check(self.db, [known.id])
         self.stated.append(edit)
 
-    def turn(self, record: Record, status: Status, action: Action, superseded_by: int | None = None) -> None:
+    def turn(self, known: Record, status: Status, action: Action, superseded_by: int | None = None) -> None:
         """Give an edit another status; its content stays."""
         self.begin()
         self.write(
-            record.id,
-            record.version + 1,
-            record.edit,
-            status,
-            superseded_by,
-            action,
-            record.added,
-            record.stated,
+            known.id, known.version + 1, known.edit, status, superseded_by, action, known.added, known.stated
         )
 
     def _supersede(self, taken: Iterable[Record], by: int) -> None:
-        for record in taken:
-            self.turn(record, "superseded", "supersede", by)
-            self.superseded.append((record.id, by))
+        for known in taken:
+            self.turn(known, "superseded", "supersede", by)
+            self.superseded.append((known.id, by))
 
     def _next_id(self) -> int:
         row = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'edits'").fetchone()
