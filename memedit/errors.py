@@ -53,6 +53,10 @@ class DataError(MemeditError):
     """A data file that can't be read; names the file and, where there is one, the line."""
 
 
+class ContextWarning(UserWarning):
+    """Part of what a row was to read before its prompt was left out, since the model takes no more tokens."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """The sentence for a name that is in no table: suggests near ones, else lists all."""
     known = sorted(known)
