@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -74,7 +74,11 @@ class EditMemory(ReadableMemory):
     # -- changing
 
     def add(
-        self, edits: Edit | Iterable[Edit], *, keep_both: bool = False, progress: Progress | None = None
+        self,
+        edits: Edit | Iterable[Edit],
+        *,
+        keep_both: bool | Collection[int] = False,
+        progress: Progress | None = None,
     ) -> Added:
         """Take in edits as one operation: all of them, or none.
 
@@ -86,46 +90,30 @@ class EditMemory(ReadableMemory):
 
         Args:
             keep_both: these are further values beside what is known (a second child): they supersede only what
-                has their ref or their target, and are in conflict with nothing that is there.
+                has their ref or their target, and are in conflict with nothing that is there. For some of
+                the edits only: their positions.
             progress: called with (edits encoded, edits to encode) while they are encoded.
 
         Raises:
             EditError: something given is no edit. EncoderMismatch: the memory is another encoder's.
             MemoryBusy: another process writes. MemoryError_: it can't be written.
         """
-        # A mapping or a text is one thing, which is no edit, and not many.
-        given: builtins.list[Any] = (
-            [edits] if isinstance(edits, (Edit, Mapping, str)) else builtins.list(edits)
-        )
-        for place, edit in enumerate(given):
-            if not isinstance(edit, Edit):
-                raise EditError(
-                    f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
-                    "make one with Edit.from_dict"
-                )
+        given = writing.checked(edits)
+        further = set(range(len(given)) if keep_both is True else keep_both or ())
         self._live.prepare()
         with self._store.reading() as db:
-            kept = [writing.place(db, edit, keep_both).edit for edit in given]
+            kept = [writing.place(db, edit, n in further).edit for n, edit in enumerate(given)]
         encoded = self._vectors.of(kept, progress)
         with self._writing() as db:
-            change = Change(db, "add")
-            outcome = [change.add(edit, keep_both) for edit in given]
-            self._vectors.keep(db, change.stated, encoded)
-        added = Added(
-            ids=[id for id, _ in outcome],
-            new=[id for id, new in outcome if new],
-            superseded=change.superseded,
-            duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
-            conflicts=[],
-            operation=change.id,
-            renewed=change.renewed,
-        )
+            added, stated = writing.take_in(db, given, further)
+            self._vectors.keep(db, stated, encoded)
         with self._store.reading() as db:
             found = self._live.suspected(db, added.new)
             self._live.save_where_it_pays(db)
-        self._compared(added.new, found, change.id if keep_both else 0)
-        if not keep_both:
-            added.conflicts.extend(found)
+        beside = {added.ids[n] for n in further}
+        stay = [pair for pair in found if pair[0] in beside]
+        added.conflicts.extend(pair for pair in found if pair[0] not in beside)
+        self._compared(added.new, added.conflicts, stay, added.operation)
         return added
 
     def update(self, id: int, **changes: Any) -> Record:
@@ -181,7 +169,7 @@ class EditMemory(ReadableMemory):
         Raises:
             MemoryError_: there is no such edit, or it is purged already. MemoryBusy: another process writes.
         """
-        given = [ids] if isinstance(ids, int) else builtins.list(ids)
+        given = builtins.list(ids) if isinstance(ids, Iterable) else [ids]
         if not given:
             raise MemoryError_("nothing to purge: name at least one edit")
         with self._store.writing() as db:
@@ -231,6 +219,11 @@ class EditMemory(ReadableMemory):
             listed = self._live.conflicts(db, instant(None), [pair[:2] for pair in found])
         return listed
 
+    def beside(self, id: int) -> builtins.list[int]:
+        """The live edits of which it was decided that they and this one both stay."""
+        with self._store.reading() as db:
+            return reading.live_among(db, builtins.list(conflicts.beside(db, [id]).get(id, ())))
+
     def keep_both(self, one: int, other: int) -> Operation:
         """Decide that two live edits don't contradict each other: both are used, and are no conflict any more.
 
@@ -264,19 +257,20 @@ class EditMemory(ReadableMemory):
         return reading.live_record(db, one), reading.live_record(db, other)
 
     def _compared(
-        self, ids: Iterable[int], found: Iterable[tuple[int, int, float]], kept_by: int = 0
+        self,
+        ids: Iterable[int],
+        found: Iterable[tuple[int, int, float]],
+        stay: Iterable[tuple[int, int, float]] = (),
+        operation: int = 0,
     ) -> None:
         """Write down what comparing these edits with the others has shown; no harm is done if it can't be.
 
         Args:
-            kept_by: the operation that lets both of each pair stay; 0: they are suspects.
+            found: suspected pairs. stay: those that both stay, by this operation.
         """
-        pairs = [pair[:2] for pair in found]
         with suppress(MemoryBusy), self._store.writing(lazily=True) as db:
-            if kept_by:
-                conflicts.keep_both(db, kept_by, pairs)
-            else:
-                conflicts.suspect(db, pairs)
+            conflicts.suspect(db, [pair[:2] for pair in found])
+            conflicts.keep_both(db, operation, [pair[:2] for pair in stay])
             conflicts.checked(db, ids)
 
     @contextmanager

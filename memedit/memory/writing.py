@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import EncoderMismatch
+from memedit.errors import EditError, EncoderMismatch
 from memedit.memory import conflicts, content
 from memedit.memory.reading import live_twin, record, records, rivals
-from memedit.memory.records import Action, Encoder, OperationKind, Record, Status
+from memedit.memory.records import Action, Added, Encoder, OperationKind, Record, Status
 from memedit.memory.rules import inheriting, name_keys, says_the_same
 
 _EDIT = (
@@ -169,6 +170,46 @@ class Change:
             unlist(self.db, id)
         if status == "live":
             enlist(self.db, id, edit)
+
+
+def checked(edits: Edit | Iterable[Edit]) -> list[Edit]:
+    """What was given, as a list of edits.
+
+    Raises:
+        EditError: something in it is no edit.
+    """
+    # A mapping or a text is one thing, which is no edit, and not many.
+    given: list[Any] = [edits] if isinstance(edits, (Edit, Mapping, str)) else list(edits)
+    for place, edit in enumerate(given):
+        if not isinstance(edit, Edit):
+            raise EditError(
+                f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
+                "make one with Edit.from_dict"
+            )
+    return given
+
+
+def take_in(db: Database, edits: list[Edit], further: Collection[int] = ()) -> tuple[Added, list[Edit]]:
+    """Add edits as one operation; conflicts are not looked for.
+
+    Args:
+        further: positions of those that are further values beside what is there.
+
+    Returns:
+        what was done, and the edits whose vectors are wanted.
+    """
+    change = Change(db, "add")
+    outcome = [change.add(edit, n in further) for n, edit in enumerate(edits)]
+    added = Added(
+        ids=[id for id, _ in outcome],
+        new=[id for id, new in outcome if new],
+        superseded=change.superseded,
+        duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
+        conflicts=[],
+        operation=change.id,
+        renewed=change.renewed,
+    )
+    return added, change.stated
 
 
 def tagged(tags: Iterable[str]) -> str:
