@@ -165,10 +165,9 @@ def test_of_one_list_some_are_further_values(memory: EditMemory) -> None:
     added = memory.add([child("Bo"), child("Cy"), *cities, child("Di")], keep_both=[1, 4])
     assert added.superseded == [(3, 4)]
     assert [r.edit.target for r in memory] == ["Bo", "Cy", "Paris", "Di"]
-    assert memory.beside(1) == [2, 5]
-    assert memory.beside(4) == []
+    assert memory.beside([1, 4]) == {1: [2, 5]}
     memory.forget(2)
-    assert memory.beside(1) == [5]
+    assert memory.beside([1, 2, 5]) == {1: [5], 2: [1, 5], 5: [1]}
     assert pairs(memory) == []
 
 

@@ -32,10 +32,12 @@ class Place:
     """Where a new edit comes to stand among the live ones.
 
     Attributes:
-        edit: as it will be kept. takes: those whose place it takes. beside: ids of those that stay beside it.
+        edit: as it will be kept. twin: the id of a live edit that says just that; then it is no new one.
+        takes: those whose place it takes. beside: ids of those that stay beside it.
     """
 
     edit: Edit
+    twin: int | None
     takes: list[Record]
     beside: set[int]
 
@@ -47,12 +49,16 @@ def place(db: Database, edit: Edit, keep_both: bool = False) -> Place:
     (`memedit.memory.rules.inheriting`). With `keep_both` it takes only the place of those that say the same or
     have its ref. Where it replaces one by ref or in other words, what was to stay beside that one stays beside it.
     """
+    twin = live_twin(db, edit)
+    if twin is not None:
+        return Place(edit, twin, [], set())
     found = rivals(db, edit)
     same = [r for r in found if says_the_same(edit, r.edit) or (edit.ref and edit.ref == r.edit.ref)]
     stay = set().union(*conflicts.beside(db, [r.id for r in same]).values()) - {r.id for r in same}
     takes = same if keep_both else [r for r in found if r.id not in stay]
     left = {r.id for r in found} - {r.id for r in takes}
-    return Place(inheriting(edit, [r.edit for r in takes]), takes, stay | left)
+    edit = inheriting(edit, [r.edit for r in takes])
+    return Place(edit, live_twin(db, edit), takes, stay | left)
 
 
 class Change:
@@ -90,14 +96,13 @@ class Change:
         Unless a newer one contradicts it: what was said again is the newest word.
         """
         where = place(self.db, edit, keep_both)
-        twin = live_twin(self.db, where.edit)
-        if twin is not None:
-            if not keep_both and conflicts.outdated(self.db, twin):
+        if where.twin is not None:
+            if not keep_both and conflicts.outdated(self.db, where.twin):
                 self.begin()
-                known = record(self.db, twin)
-                self.write(twin, known.version + 1, known.edit, "live", None, "add", known.added, self.id)
-                self.renewed.append(twin)
-            return twin, False
+                known = record(self.db, where.twin)
+                self.write(known.id, known.version + 1, known.edit, "live", None, "add", known.added, self.id)
+                self.renewed.append(known.id)
+            return where.twin, False
         self.begin()
         id = self._next_id()
         self._supersede(where.takes, id)
