@@ -233,7 +233,7 @@ def test_torch_takes_tensors(make: Callable[[], VectorIndex]) -> None:
 
 
 def test_torch_searches_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memedit.memory.torch_index._CHUNK", 16)
+    monkeypatch.setattr("memedit.memory.torch_search.PRODUCTS", 160)
     found = TorchIndex(DIM, "cpu")
     vectors = unit(100)
     found.put(ids(1, 100), vectors)
@@ -252,18 +252,18 @@ def test_a_gpu_kernel_finds_the_short_list() -> None:
 
     def kernel(asked: Any, rows: Any, k: int) -> Any:
         calls.append(k)
-        return (asked.float() @ rows.float().T).topk(k, dim=1).indices
+        return (asked.float() @ rows.float().T).topk(k, dim=1)
 
-    found._kernel = kernel
+    found.kernel = kernel
     assert found.search(vectors[:2], 1, without={2})[1][0].tolist() == [1]
-    assert calls == [5]
+    assert calls == [65]  # a short list, and room for what is hidden
 
 
 # -- choosing
 
 
 def test_without_a_gpu_faiss_is_chosen_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "_may_have_gpu", lambda: False)
+    monkeypatch.setattr(index, "may_have_gpu", lambda: False)
     assert choose(None) == (FaissIndex, {})
     assert choose("cpu") == (FaissIndex, {})
 

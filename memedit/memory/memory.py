@@ -11,14 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 
 from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_, unknown
 from memedit.memory import health, patches, reading, writing
 from memedit.memory.content import instant
 from memedit.memory.live import LiveIndex
-from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
+from memedit.memory.records import Array, Added, Encoder, Near, Operation, Record, Version
 from memedit.memory.store import Store
 from memedit.memory.vectors import Progress, Vectors
 from memedit.memory.writing import Change
@@ -46,7 +45,7 @@ class EditMemory:
         self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
     ) -> None:
         self._store = store
-        self._vectors = Vectors(store, encoder)
+        self._vectors = Vectors(store, encoder, device)
         self._live = LiveIndex(store.folder, device)
         self._counted = (-1, 0)  # generation, live edits
 
@@ -67,7 +66,7 @@ class EditMemory:
             path: the folder. encoder: an encoder, or a function that loads one when it is first needed; None
                 for memedit's scope classifier. readonly: never write, also no index snapshot.
             timeout: seconds to wait for another writer.
-            device: where to search; None takes a GPU if there is one.
+            device: where to encode and to search; None takes a GPU if there is one.
 
         Raises:
             MemoryError_: the folder holds something else, or a newer or damaged memory, or can't be read; or
@@ -275,7 +274,7 @@ class EditMemory:
         return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
 
     def near(
-        self, queries: Sequence[str], vectors: np.ndarray, k: int = 8, at: str | datetime | None = None
+        self, queries: Sequence[str], vectors: Array, k: int = 8, at: str | datetime | None = None
     ) -> builtins.list[builtins.list[Near]]:
         """For each query the k nearest live edits and up to k that it names.
 
@@ -289,8 +288,18 @@ class EditMemory:
         Raises:
             EncoderMismatch: the vectors are of another length than the memory's.
         """
+        return self.near_with_vectors(queries, vectors, k, at)[0]
+
+    def near_with_vectors(
+        self, queries: Sequence[str], vectors: Array, k: int = 8, at: str | datetime | None = None
+    ) -> tuple[builtins.list[builtins.list[Near]], Array]:
+        """As `near`, and the vectors of all that are near, (pairs, views, dim), query after query.
+
+        Where the memory is searched on a GPU they are a tensor there, and so are each `Near.vectors`; the
+        queries' may be one, too, and then never leave it.
+        """
         with self._store.reading() as db:
-            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
+            return self._live.near(db, queries, vectors, k, instant(at))
 
     # -- settings
 
