@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from elsewhere import DEVICE, Elsewhere
 from memory_fixtures import TrigramEncoder, capital, facts
 
 from memedit.errors import MemoryError_
@@ -31,19 +32,13 @@ MAKERS: dict[str, Callable[[], VectorIndex]] = {
 }
 
 
-def _cuda_missing() -> bool:
-    import torch
-
-    return not torch.cuda.is_available()
-
-
-@pytest.fixture(params=[*MAKERS, pytest.param("cuda", marks=pytest.mark.gpu)])
-def make(request: pytest.FixtureRequest) -> Callable[[], VectorIndex]:
-    if request.param == "cuda":
-        if _cuda_missing():
-            pytest.skip("needs a CUDA device")
-        return lambda: TorchIndex(DIM, "cuda")
-    return MAKERS[request.param]
+@pytest.fixture(params=[*MAKERS, "elsewhere", pytest.param("cuda", marks=pytest.mark.gpu)])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], VectorIndex]]:
+    if request.param == "elsewhere":
+        with Elsewhere():
+            yield lambda: TorchIndex(DIM, str(DEVICE))
+    else:
+        yield MAKERS.get(request.param, lambda: TorchIndex(DIM, "cuda"))
 
 
 def unit(count: int, seed: int = 0) -> np.ndarray:

@@ -11,13 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-
 from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_, unknown
 from memedit.memory import health, patches, reading, writing
 from memedit.memory.content import instant
 from memedit.memory.live import LiveIndex
-from memedit.memory.records import Array, Added, Encoder, Near, Operation, Record, Version
+from memedit.memory.records import Added, Array, Encoder, Near, Operation, Record, Version
 from memedit.memory.store import Store
 from memedit.memory.vectors import Progress, Vectors
 from memedit.memory.writing import Change
