@@ -209,7 +209,7 @@ class HFModel:
             size = batch_rows(batch_size, len(prompts))
             for start in range(0, len(prompts), size):
                 inputs = self.tokenize(prompts[start : start + size])
-                self._check_length(inputs["attention_mask"], options, start)
+                self._check_length(prompts[start : start + size], inputs["attention_mask"], options)
                 ids = self.generate_ids(**inputs, **options)
                 out += self.decode_new(ids, inputs["input_ids"].shape[1])
             return out
@@ -223,16 +223,16 @@ class HFModel:
             options.setdefault("tokenizer", self.tokenizer)
         return options
 
-    def _check_length(self, mask: torch.Tensor, options: Mapping[str, Any], first: int) -> None:
-        """Refuse a prompt that would run out of the model's positions; `first` is the first row's number.
+    def _check_length(self, prompts: Sequence[str], mask: torch.Tensor, options: Mapping[str, Any]) -> None:
+        """Refuse a prompt that would run out of the model's positions.
 
         Raises:
             ModelError: names the prompt.
         """
         limit, new = self.context_length, self.new_tokens(mask.shape[1], options)
-        for i, own in enumerate(mask.sum(1).tolist()):
+        for prompt, own in zip(prompts, mask.sum(1).tolist(), strict=True):
             if limit is not None and own + new > limit:
-                raise ModelError(too_long(own, new, limit, first + i))
+                raise ModelError(too_long(prompt, own, new, limit))
 
     def decode_new(self, ids: Any, prompt_length: int) -> list[str]:
         """Text of what comes after the first `prompt_length` columns of (rows, length) ids."""
@@ -389,13 +389,19 @@ def as_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def too_long(own: int, new: int, limit: int, row: int) -> str:
-    """The sentence for a prompt that the model can't take; `row` counts from 0."""
+def too_long(prompt: str, own: int, new: int, limit: int) -> str:
+    """The sentence for a prompt that the model can't take."""
     asked = f" and {new} more are asked for" if new else ""
     return (
-        f"prompt {row + 1} has {own} tokens{asked}; the model takes {limit} in all: shorten the prompt, "
-        "or ask for fewer new tokens"
+        f"the prompt {shortened(prompt, 40)!r} has {own} tokens{asked}; the model takes {limit} in all: "
+        "shorten the prompt, or ask for fewer new tokens"
     )
+
+
+def shortened(text: str, length: int) -> str:
+    """The beginning of a text, on one line."""
+    text = " ".join(text[: 2 * length].split())
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 _SEEDING = threading.RLock()

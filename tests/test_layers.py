@@ -16,9 +16,10 @@ LAYERS = [
     {"memory"},
     {"methods"},
     {"router"},
+    {"batches"},
     {"edited"},
     {"evaluate"},
-    {"bench", "demo", "doctor"},
+    {"bench", "bench_generate", "demo", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

@@ -228,7 +228,9 @@ class AppliedModel:
         first = ids.gather(1, mask.long().argmax(-1, keepdim=True))[::repeat, 0].tolist()
         for i, row in enumerate(batch.rows):
             own = int(lengths[i])
-            context, out = fitted(row.context, self._encode, own, new, limit, batch.first + i)
+            begins = ids[i * repeat][mask[i * repeat].bool()][:32]
+            prompt = self.base.tokenizer.decode(begins, skip_special_tokens=True)
+            context, out = fitted(row.context, self._encode, own, new, limit, prompt)
             kept = tuple(piece for piece in row.context if piece not in out)
             self.read[batch.first + i] = Read(joined(kept), out)
             batch.contexts.append(context)
@@ -260,10 +262,11 @@ class AppliedModel:
         layers = [found[head] for head in splice.heads]
         return None if any(one is None for one in layers) else layers  # type: ignore[return-value]
 
-    def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         """Forward hook of the whole model: of hidden states and attentions, the caller's own tokens only."""
         batch = self._batch()
-        if batch is None or batch.splice is None or batch.mask is None:
+        # Without output the call is another thread's, as above.
+        if batch is None or output is None or batch.splice is None or batch.mask is None:
             return
         inside, column = batch.mask.shape[1], batch.splice.column
         begins = kwargs["attention_mask"].shape[1] == inside

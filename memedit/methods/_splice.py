@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from memedit.errors import ContextWarning, ModelError
-from memedit.lm import too_long
+from memedit.lm import shortened, too_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +106,19 @@ def fitted(
     own: int,
     new: int,
     limit: int | None,
-    row: int,
+    prompt: str,
 ) -> tuple[list[int], tuple[Piece, ...]]:
     """The ids of as much of a context as fits, and the pieces that were left out; a warning says which.
 
     Args:
         own: tokens of the prompt. new: tokens that will be asked for. limit: tokens that the model takes.
-        row: number of the prompt, for the warning.
+        prompt: how it begins, for the message.
 
     Raises:
         ModelError: the prompt alone is too long.
     """
     if limit is not None and own + new > limit:
-        raise ModelError(too_long(own, new, limit, row))
+        raise ModelError(too_long(prompt, own, new, limit))
     kept = list(pieces)
     ids = encode(joined(kept))
     while limit is not None and kept and len(ids) + own + new > limit:
@@ -126,22 +126,21 @@ def fitted(
         ids = encode(joined(kept))
     out = tuple(piece for piece in pieces if piece not in kept)
     if out:
-        warnings.warn(ContextWarning(_left_out(out, pieces, own, new, limit, row)), stacklevel=2)
+        why = f"the model takes {limit} tokens, the prompt has {own} and {new} more are asked for"
+        warnings.warn(
+            ContextWarning(f"{shortened(prompt, 40)!r} was answered without {_named(out, pieces)}: {why}"),
+            stacklevel=2,
+        )
     return ids, out
 
 
-def _left_out(
-    out: Sequence[Piece], pieces: Sequence[Piece], own: int, new: int, limit: int | None, row: int
-) -> str:
+def _named(out: Sequence[Piece], pieces: Sequence[Piece]) -> str:
     demonstrations = sum(piece.demonstration for piece in out)
     facts = [piece.text.strip() for piece in out if not piece.demonstration]
     parts = []
     if demonstrations:
         parts.append(f"{demonstrations} of {sum(p.demonstration for p in pieces)} demonstrations")
-    parts += [repr(fact if len(fact) <= 80 else fact[:79] + "…") for fact in facts[:3]]
+    parts += [repr(shortened(fact, 80)) for fact in facts[:3]]
     if len(facts) > 3:
         parts.append(f"{len(facts) - 3} more facts")
-    return (
-        f"prompt {row + 1} was answered without {', '.join(parts)}: the model takes {limit} tokens, "
-        f"the prompt has {own} and {new} more are asked for"
-    )
+    return ", ".join(parts)
