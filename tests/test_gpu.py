@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from elsewhere import DEVICE, Elsewhere, Remote
 from memory_fixtures import TrigramEncoder, capital, facts
 
+from memedit import bench_generate, bench_gpu, devices, doctor
+from memedit.cli import main
 from memedit.edit import Edit
 from memedit.encoder import MiniLM
 from memedit.memory import EditMemory, torch_search
@@ -281,3 +284,78 @@ def test_the_simulated_device_has_the_rules_of_one() -> None:
         torch.zeros(2).to(DEVICE)
         assert there.waits == [((2,), torch.float32)]
     refused(lambda: far + far)
+
+
+# -- what is said, what is measured
+
+
+def test_why_there_is_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr("torch.version.hip", None, raising=False)
+    assert "built for the CPU only" in devices.why_no_gpu()
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "hides every GPU" in devices.why_no_gpu()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    assert "no NVIDIA driver" in devices.why_no_gpu()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert devices.why_no_gpu() == ""
+    assert (devices.best(), devices.best("cpu")) == ("cuda", "cpu")
+
+
+def test_doctor_says_what_runs_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = {f["what"]: f["finding"] for f in doctor.examine(str(tmp_path / "none"))}
+    assert said["gpu"].startswith("none: ")
+    assert said["encoder runs on"].startswith("cpu, ")
+    assert "FAISS" in said["index and judging run on"]
+    assert said["base runs on"].startswith("cpu, float32")
+    with Elsewhere(), monkeypatch.context() as patch:
+        patch.setattr(doctor, "best", lambda: str(DEVICE))
+        patch.setattr("memedit.memory.index.choose", lambda device: (TorchIndex, {"device": str(DEVICE)}))
+        there = {f["what"]: f["finding"] for f in doctor._places()}
+    assert there["encoder runs on"] == "meta, bfloat16"
+    assert there["index and judging run on"].startswith("meta, by torch: float16")
+    assert there["base runs on"].startswith("meta, the weights' own")
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_bench_measures_real_and_swollen_memories(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_gpu, "SIZES", {"cpu": (12, 40), "cuda": (12, 40)})
+    monkeypatch.setattr(bench_gpu, "BATCH", 4)
+    monkeypatch.setattr(bench_gpu, "TIMES", {1: 2, 4: 1})
+    monkeypatch.setattr(bench_gpu, "bandwidth", lambda device: 1e10)
+    monkeypatch.setattr(bench_generate, "generate", lambda *given: [{"claim": "ratio", "given": given}])
+    entries = bench_gpu.gpu("base", place, None)
+    assert entries[-1] == {"claim": "ratio", "given": ("base", place, None)}
+    claims = {e["claim"]: e for e in entries[:-1]}
+    assert len(claims) == 9
+    for among in ("12 edits", "40 edits, 12 of them real"):
+        assert claims[f"route, one query, {among}"]["value"] > 0
+        assert claims[f"route in batches of 4, {among}"]["unit"] == "queries/s"
+        assert claims[f"search, 4 at once, {among}: share of the limit that bandwidth sets"]["met"] is None
+
+
+def test_a_swollen_memory_is_searched_read_and_judged_whole(tmp_path: Path) -> None:
+    with Elsewhere(), opened(tmp_path, str(DEVICE), EDITS[:10]) as memory:
+        bench_gpu.swell(memory, 35)
+        assert len(memory) == 35
+        [route] = Router(memory, k=35).route(["What is the capital of France?"])
+        assert len(route.nearest) == 35
+        assert {c.id for c in route.nearest if c.edit == EDITS[0]} == {1, 11, 21, 31}
+
+
+def test_without_a_gpu_the_bench_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = CliRunner().invoke(main, ["bench", "gpu"])
+    assert done.exit_code == 1
+    [line] = done.output.strip().splitlines()
+    assert line.startswith("error: bench gpu needs a CUDA device: ")
+    assert "--device cpu" in line
+
+
+def test_the_copy_that_bandwidth_is_measured_by_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_gpu, "seconds", lambda work: (work(), 0.5)[1])
+    assert bench_gpu.bandwidth(torch.device("cpu")) == 2 * (1 << 27) / 0.5

@@ -31,13 +31,14 @@ class VectorIndex(ABC):
     Attributes:
         file: the snapshot's name in the memory's folder.
         keeps_views: whether all vectors of an edit are kept, for judging where they are, or the first alone.
-        dim: of the vectors.
+        dim: of the vectors. width: bytes that a search reads for each of their numbers.
         oversampling: how many times k to ask for, before an exact ranking of what comes back.
     """
 
     file: ClassVar[str]
     keeps_views: ClassVar[bool] = False
     dim: int
+    width: int
     oversampling: int = 1
 
     @abstractmethod
@@ -102,6 +103,7 @@ class FaissIndex(VectorIndex):
     def _use(self, index: Any, ids: set[int]) -> None:
         self._index, self._ids = index, ids
         self.exact = isinstance(index, self.faiss.IndexIDMap2)
+        self.width = 4 if self.exact else 1
         self.oversampling = 1 if self.exact else 4
 
     def __len__(self) -> int:

@@ -38,6 +38,7 @@ class TorchIndex(VectorIndex):
         if half is None:
             half = self.device.type != "cpu"
         self._dtype = torch.float16 if half else torch.float32
+        self.width = self._dtype.itemsize
         # Both grow by doubling; the first view lies apart, so that a search reads nothing else.
         self._rows = torch.zeros((0, dim), dtype=self._dtype, device=self.device)
         self._rest = torch.zeros((0, 0, dim), dtype=self._dtype, device=self.device)  # the other views
