@@ -45,7 +45,7 @@ class MiniLM:
         name: what the encoder is called in a memory.
         digest: of the weights file.
         device: a torch device; None for the CPU.
-        precision: "bfloat16", "float32", or None for the faster: bfloat16 where the processor has tiles for it.
+        precision: "bfloat16", "float32", or None for the faster: bfloat16 where the processor multiplies it.
 
     Raises:
         ModelError: a file is missing or is not what its name says.
@@ -212,8 +212,9 @@ def _fastest(device: torch.device) -> torch.dtype:
 
     if device.type != "cpu":
         return torch.bfloat16
-    # Without tiles (AMX) bfloat16 is no quicker for one text and takes 1.4 times as long as float32 for a batch.
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    # Without the instruction bfloat16 is emulated and slower than float32. With it, but without tiles (AMX), it is
+    # quicker for a single short text, which is what a query is, and slower for a batch.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return torch.bfloat16 if supported is not None and supported() else torch.float32
 
 
