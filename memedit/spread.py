@@ -27,7 +27,7 @@ def check_accelerate() -> None:
         ModelError: accelerate is missing.
     """
     if find_spec("accelerate") is None:
-        raise ModelError("device_map needs accelerate, which is not installed: pip install accelerate")
+        raise ModelError('device_map needs accelerate, which is not installed: pip install "memedit[multi]"')
 
 
 def input_device(model: Any) -> torch.device:
