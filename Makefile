@@ -1,5 +1,5 @@
 # make demo   what memedit does, on the shipped models, offline
-# make test   lint, types, tests        make check   lint and types alone
+# make test   lint, types, tests        make check   lint and types alone     (with CUDA the GPU's tests run, too: docs/gpu.md)
 # make bench  the speed claims          make clean   remove the virtual environment and what builds left
 
 PYTHON ?= python3

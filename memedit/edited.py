@@ -107,6 +107,7 @@ class EditedModel:
         tokenizer: Any = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: str | dict[str, Any] | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
         trust_remote_code: bool = False,
@@ -118,6 +119,8 @@ class EditedModel:
             memory: a memory's folder (made where there is none) or an open `EditMemory`.
             method: overrides the methods that the edits and the memory name.
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
+            device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
+            dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
 
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
@@ -128,7 +131,12 @@ class EditedModel:
             memory = EditMemory.open(memory, encoder=classifier, device=device)
         router = Router(memory, classifier, false_fire_rate=false_fire_rate, method=method)
         base = HFModel.from_pretrained(
-            model, tokenizer=tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            model,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
         )
         return cls(base, router)
 

@@ -121,23 +121,34 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     """Measure the speed claims: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, or all.
-    Example:
+    NAME is import, add, route, generate, open, or all of these; or gpu.
+    Examples:
       memedit bench all --json bench.json
+      memedit bench gpu --json gpu.json
     """
-    from memedit.bench import BENCHES, machine, run
+    from memedit.bench import ALONE, BENCHES, machine, run
 
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
     check_output(json_file)
     with progress(f"bench {name}") as bar:
         entries = run(
-            list(BENCHES) if name == "all" else [name], model=model, device=device, dtype=dtype, progress=bar
+            [n for n in BENCHES if n not in ALONE] if name == "all" else [name],
+            model=model,
+            device=device,
+            dtype=dtype,
+            progress=bar,
         )
     if json_file:
         write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
     rows = [
-        [e["claim"], f"{e['value']:.4g} {e['unit']}", e["limit"], "yes" if e["met"] else "NO", e["detail"]]
+        [
+            e["claim"],
+            f"{e['value']:.4g} {e['unit']}",
+            e["limit"],
+            {True: "yes", False: "NO", None: ""}[e["met"]],
+            e["detail"],
+        ]
         for e in entries
     ]
     print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
@@ -185,7 +196,7 @@ def eval_(
     general = read_prompts(unrelated) if unrelated else []
     with ExitStack() as stack:
         folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
-        m = stack.enter_context(opened(folder))
+        m = stack.enter_context(opened(folder, device=device))
         if memory and len(m):
             raise MemeditError(
                 f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"

@@ -60,7 +60,7 @@ class EditMemory(DecidedMemory):
             path: the folder. encoder: an encoder, or a function that loads one when it is first needed; None
                 for memedit's scope classifier. readonly: never write, also no index snapshot.
             timeout: seconds to wait for another writer.
-            device: where to search; None takes a GPU if there is one.
+            device: where to encode and to search; None takes a GPU if there is one.
 
         Raises:
             MemoryError_: the folder holds something else, or a newer or damaged memory, or can't be read; or

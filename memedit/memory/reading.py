@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -183,9 +184,10 @@ def last_operation(db: Database) -> tuple[int, str]:
 # -- what a search needs
 
 
-def named(db: Database, names: Iterable[str]) -> set[int]:
-    """The live edits that have one of these names (see `memedit.memory.rules.named_in`)."""
-    return {row[0] for row in chunked(db, "SELECT edit FROM names WHERE name IN ({})", list(names))}
+def named(db: Database, names: Sequence[set[str]]) -> list[set[int]]:
+    """For each set of names the live edits that have one of them (see `memedit.memory.rules.named_in`)."""
+    having = by_name(db, sorted(set().union(*names)))
+    return [{edit for name in some & having.keys() for edit in having[name]} for some in names]
 
 
 def names_of(db: Database, ids: Sequence[int]) -> dict[int, list[str]]:
@@ -239,6 +241,13 @@ def with_vectors(db: Database, ids: Sequence[int], dim: int) -> Iterator[tuple[R
         yield _record(row), unpack(row[8], dim)
 
 
+def live_records(db: Database, ids: Sequence[int]) -> Iterator[Record]:
+    """The live edits among these ids, without their vectors."""
+    return map(
+        _record, chunked(db, f"SELECT {_RECORD} FROM edits WHERE status = 'live' AND id IN ({{}})", ids)
+    )
+
+
 def without_vectors(db: Database, operation: int = 0) -> list[Record]:
     """Live edits, changed in this operation or later, whose content the present encoder never saw."""
     sql = (
@@ -261,6 +270,22 @@ def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[n
         blobs += data[:width]
     matrix = np.frombuffer(bytes(blobs), dtype="<f2").reshape(-1, dim).astype(np.float32)
     return np.array(found, dtype=np.int64), matrix
+
+
+def views_of(
+    db: Database, dim: int, ids: Sequence[int] | None = None, size: int = 1 << 16
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `keys_of`, but all views, (n, views, dim) float16, at most `size` edits at a time."""
+    sql = (
+        "SELECT edits.id, vectors.data FROM vectors JOIN edits ON edits.hash = vectors.hash "
+        "WHERE edits.status = 'live'"
+    )
+    rows = iter(db.execute(sql) if ids is None else chunked(db, sql + " AND edits.id IN ({})", ids))
+    while some := list(islice(rows, size)):
+        views = np.frombuffer(bytearray().join(data for _, data in some), dtype="<f2").reshape(
+            len(some), -1, dim
+        )
+        yield np.array([id for id, _ in some], dtype=np.int64), views
 
 
 def hashes_with_vectors(db: Database, hashes: Sequence[str]) -> set[str]:
