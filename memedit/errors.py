@@ -4,6 +4,8 @@ MemeditError
 ├── EditError          an edit that can't be taken as it is (empty, too long, control characters, ...)
 ├── MemoryError_       a memory that can't be opened, read or written
 │   ├── MemoryBusy     another process is writing
+│   ├── NewerMemory    a newer memedit made it
+│   ├── MemoryDamaged  its files hold something else than was written
 │   └── EncoderMismatch  the memory was made with another encoder
 ├── ModelError         a model that can't be loaded, or can't do what was asked
 ├── MethodError        an unknown editing method, or an edit that the method can't serve
@@ -30,6 +32,14 @@ class MemoryError_(MemeditError):
 
 class MemoryBusy(MemoryError_):
     """Another process holds the memory's write lock for longer than the caller would wait."""
+
+
+class NewerMemory(MemoryError_):
+    """The memory's schema is newer than this memedit knows."""
+
+
+class MemoryDamaged(MemoryError_):
+    """The memory's files no longer hold what was written; `memedit doctor --repair` saves what can be read."""
 
 
 class EncoderMismatch(MemoryError_):

@@ -9,8 +9,12 @@ content.py     an edit as text      vectors.py  edits encoded, once for each con
 index.py       nearest vectors: the interface, and FAISS      torch_index.py  the same on a GPU
 live.py        the index kept level with SQLite, and searched      snapshot.py  its file
 patches.py     what methods prepared      health.py  numbers and problems
+care.py        EditMemory looking after itself      backup.py  backup, restore, compact
+repair.py      a new database from a damaged one      salvage.py, pages.py, wal.py  what can be read of it
 """
 
+from memedit.memory.backup import Compacted, Copied
+from memedit.memory.care import repair_memory, restore
 from memedit.memory.memory import DEFAULT_METHOD, EditMemory
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
 from memedit.memory.rules import conflicting, supersedes
@@ -18,6 +22,8 @@ from memedit.memory.rules import conflicting, supersedes
 __all__ = [
     "DEFAULT_METHOD",
     "Added",
+    "Compacted",
+    "Copied",
     "EditMemory",
     "Encoder",
     "Near",
@@ -25,5 +31,7 @@ __all__ = [
     "Record",
     "Version",
     "conflicting",
+    "repair_memory",
+    "restore",
     "supersedes",
 ]

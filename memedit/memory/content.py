@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from memedit.edit import Edit
-from memedit.errors import EditError, MemoryError_
+from memedit.errors import EditError, MemoryDamaged
 
 _DEFAULTS: dict[str, Any] = {
     f.name: f.default if f.default is not MISSING else None for f in fields(Edit) if f.name != "extra"
@@ -40,14 +40,14 @@ def loads(text: str) -> Edit:
     It was checked when it came in, and is not again: rules that have become stricter since must not hide it.
 
     Raises:
-        MemoryError_: the row is damaged.
+        MemoryDamaged: the row is no longer what was written.
     """
     try:
         data = json.loads(text)
-    except ValueError:
-        raise MemoryError_(
-            f"a row of the memory is damaged ({text[:40]!r}); `memedit doctor` says more"
-        ) from None
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise MemoryDamaged(f"a row of the memory is damaged ({text[:40]!r}); run `memedit doctor --repair`")
     edit: Edit = object.__new__(Edit)
     for name, default in _DEFAULTS.items():
         value = data.get(name, default)

@@ -15,7 +15,8 @@ import numpy as np
 
 from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_, unknown
-from memedit.memory import health, patches, reading, writing
+from memedit.memory import patches, reading, writing
+from memedit.memory.care import Care
 from memedit.memory.content import instant
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
@@ -27,7 +28,7 @@ DEFAULT_METHOD = "ice"
 _STATUSES = ("live", "superseded", "forgotten", "all")
 
 
-class EditMemory:
+class EditMemory(Care):
     """All edits, durable and versioned: SQLite is the truth, the index is a disposable snapshot of it.
 
     Made by `open`. Many threads may share one, many processes may read one folder, and one at a time writes:
@@ -48,7 +49,7 @@ class EditMemory:
         self._store = store
         self._vectors = Vectors(store, encoder)
         self._live = LiveIndex(store.folder, device)
-        self._counted = (-1, 0)  # generation, live edits
+        self._counted = ((-1, ""), 0)  # last operation, live edits
 
     @classmethod
     def open(
@@ -252,9 +253,9 @@ class EditMemory:
 
     def __len__(self) -> int:
         with self._store.reading() as db:
-            generation, _ = reading.last_operation(db)
-            if self._counted[0] != generation:
-                self._counted = (generation, reading.count(db))
+            last = reading.last_operation(db)
+            if self._counted[0] != last:
+                self._counted = (last, reading.count(db))
             return self._counted[1]
 
     @property
@@ -345,42 +346,6 @@ class EditMemory:
     def patches(self, edit_id: int | None = None) -> builtins.list[dict[str, Any]]:
         """What is kept, for one edit or for all: dicts of key, edit, method, size (bytes) and at."""
         return patches.rows(self._store, edit_id)
-
-    # -- care
-
-    def stats(self) -> dict[str, Any]:
-        """Counts, sizes and settings, as plain JSON types."""
-        with self._store.reading() as db:
-            return health.stats(db, self.path)
-
-    def check(self) -> builtins.list[str]:
-        """What is wrong with the memory, a sentence each; nothing where all is well. Changes nothing."""
-        with self._store.reading() as db:
-            return health.problems(db, self._store.folder)
-
-    def rebuild(self, *, reencode: bool = False, progress: Progress | None = None) -> None:
-        """Make anew what is derived: the index, and the names and keys by which edits are found.
-
-        Args:
-            reencode: also encode every live edit with the encoder at hand, which becomes the memory's.
-        """
-        with self._store.writing() as db:
-            if reencode:
-                self._vectors.reencode(db, progress)
-            writing.relist(db)
-        with self._store.reading() as db:
-            self._live.rebuild(db)
-            self._live.save()
-
-    def save_index(self) -> None:
-        """Write the index's snapshot, so that the next opening is quick; `close` does so where it pays.
-
-        Raises:
-            MemoryError_: it can't be written.
-        """
-        with self._store.reading() as db:
-            self._live.level(db)
-            self._live.save()
 
     def close(self) -> None:
         """Let go of the files. Closing twice does nothing."""
