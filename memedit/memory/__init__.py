@@ -11,6 +11,7 @@ live.py        the index kept level with SQLite, and searched      snapshot.py  
 patches.py     what methods prepared      health.py  numbers and problems
 care.py        EditMemory looking after itself      backup.py  backup, restore, compact
 repair.py      a new database from a damaged one      salvage.py, pages.py, wal.py  what can be read of it
+reconcile.py   what the rows that were read mean together
 """
 
 from memedit.memory.backup import Compacted, Copied

@@ -173,11 +173,11 @@ def compact(store: Store) -> tuple[int, bool]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Bytes of all files in a folder, but for what SQLite shares between processes."""
     total = 0
     for path in folder.rglob("*"):
         with suppress(OSError):  # gone meanwhile
-            total += path.stat().st_size if path.is_file() else 0
+            total += path.stat().st_size if path.is_file() and not path.name.endswith("-shm") else 0
     return total
 
 
@@ -373,7 +373,8 @@ def _measured(folder: Path) -> Copied:
         store.reading() as db,
     ):  # also brings an old one to the present schema
         live = db.execute("SELECT count(*) FROM edits WHERE status = 'live'").fetchone()[0]
-        return Copied(str(folder), live, db["operations"].count, size(folder))
+        operations = db["operations"].count
+    return Copied(str(folder), live, operations, size(folder))
 
 
 @contextmanager

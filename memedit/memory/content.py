@@ -44,10 +44,12 @@ def loads(text: str) -> Edit:
     """
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        raise MemoryDamaged(f"a row of the memory is damaged ({text[:40]!r}); run `memedit doctor --repair`")
+        raise MemoryDamaged(
+            f"a row of the memory is damaged ({str(text)[:40]!r}); run `memedit doctor --repair`"
+        )
     edit: Edit = object.__new__(Edit)
     for name, default in _DEFAULTS.items():
         value = data.get(name, default)

@@ -76,7 +76,7 @@ def damage(db: Database) -> Iterator[str]:
             "OR v.status NOT IN ('live', 'superseded', 'forgotten') "
             "OR EXISTS (SELECT 1 FROM versions n WHERE n.edit = e.id AND n.version > e.version)"
         ).fetchone()[0]
-        odd += sum(not _told(row) for row in db.query("SELECT * FROM edits"))
+        odd += sum(not told(row) for row in db.query("SELECT * FROM edits"))
         if odd:
             yield f"{odd} edits are not what their history says; run `memedit doctor --repair`"
         times = [row["at"] for row in db.query("SELECT * FROM operations ORDER BY id")]
@@ -96,10 +96,12 @@ def damage(db: Database) -> Iterator[str]:
         yield _damaged(error)
 
 
-def _told(row: Mapping[str, Any]) -> bool:
+def told(row: Mapping[str, Any]) -> bool:
     """Whether what an edit's row holds for looking it up is what its content says."""
-    told = columns(content.loads(row["content"]))
-    return all(row[name] == value for name, value in told.items())
+    try:
+        return all(row[name] == value for name, value in columns(content.loads(row["content"])).items())
+    except (MemoryError_, TypeError, ValueError):
+        return False
 
 
 def _damaged(error: Exception) -> str:

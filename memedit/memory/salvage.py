@@ -17,6 +17,8 @@ from memedit.memory.pages import Image, Table
 Row = dict[str, Any]
 Rows = dict[str, dict[int, list[Row]]]  # table, rowid, what was found there: the likeliest first
 
+# What SQLite raises where it can't go on; the second, where its message quotes a damaged text.
+FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)
 _BEYOND = 64  # rowids that are tried after the last known one
 _PROBES = (
     100_000  # rowids that are tried one by one in a table, at most: what SQLite can't find the pages have
@@ -82,10 +84,10 @@ def _images(file: Path, log: Path) -> Iterator[Image]:
 
 def _by_sqlite(file: Path, tables: Mapping[str, Table]) -> Iterator[tuple[str, int, Row]]:
     uri = f"{file.absolute().as_uri()}?mode=ro"
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(uri, uri=True)) as connection:
+    with suppress(*FAULTS), closing(sqlite3.connect(uri, uri=True)) as connection:
         connection.text_factory = bytes  # so that a text with a flipped bit is seen here, and not by SQLite
         for name, table in tables.items():
-            with suppress(sqlite3.DatabaseError):
+            with suppress(*FAULTS):
                 for rowid, values in _table(connection, name, table):
                     row = _decoded(table, values)
                     if row is not None and table.fits(row):
@@ -113,15 +115,15 @@ def _table(connection: sqlite3.Connection, name: str, table: Table) -> Iterator[
             first = rowid
             yield rowid, tuple(values)
         return
-    except sqlite3.DatabaseError:
+    except FAULTS:
         pass
     try:
         for rowid, *values in connection.execute(f"{select} WHERE rowid > ? ORDER BY rowid DESC", (first,)):
             last = rowid
             yield rowid, tuple(values)
-    except sqlite3.DatabaseError:
+    except FAULTS:
         pass
     for rowid in range(first + 1, min(last or first + _BEYOND, first + _PROBES)):
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*FAULTS):
             for _, *values in connection.execute(f"{select} WHERE rowid = ?", (rowid,)):
                 yield rowid, tuple(values)

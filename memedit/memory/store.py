@@ -329,6 +329,8 @@ class Store:
         """SQLite's errors in words for people."""
         try:
             yield
+        except UnicodeDecodeError as error:  # of a message that quotes a damaged text
+            raise MemoryDamaged(f"{self.file} is damaged; run `memedit doctor --repair`") from error
         except sqlite3.DatabaseError as error:
             text = str(error)
             if "locked" in text or "busy" in text:
