@@ -1,7 +1,6 @@
-"""A copy of a memory while it is in use, its way back, and giving back the space that it no longer needs.
+"""A copy of a memory while it is in use, its way back, and giving back space.
 
-A backup is a folder that opens as a memory. It is written beside and moved into place, so that there is a
-whole one or none.
+A backup is a folder that opens as a memory, written beside and moved into place: whole, or not there.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def backup(store: Store, target: Path, *, force: bool = False, progress: Progres
             _copy(reader.conn, made / FILE, progress)
         with closing(_connect(made / FILE)) as copy:
             _check_whole(copy, store.folder, "quick_check")
-            _copy_files(source, made, copy)
+            _drop(copy, _copy_files(source, made, copy))
         _move(made, where)
     return _measured(target)
 
@@ -115,7 +114,8 @@ def restore(
             where = target.resolve()
             with _beside(where) as made:
                 _copy(copy, made / FILE, progress)
-                _copy_files(source, made, copy)
+                with closing(_connect(made / FILE)) as new:
+                    _drop(new, _copy_files(source, made, copy))
                 _move(made, where)
             return _measured(target)
         store = _old(target, timeout)
@@ -124,7 +124,8 @@ def restore(
                 raise MemoryError_(f"{target} is damaged; --force puts the backup in its place")
             with replaced(target, timeout) as (_, made_file):
                 _copy(copy, made_file, progress)
-                _copy_files(source, target, copy)
+                with closing(_connect(made_file)) as new:
+                    _drop(new, _copy_files(source, target, copy))
             return _measured(target)
         with closing(store):
             if store.meta("memory") and _edits(store) and not force:
@@ -132,7 +133,8 @@ def restore(
             _copy_patches(source, target, copy)
             with store.alone() as db:
                 _overwrite(copy, db.conn, target, progress)
-            _copy_files(source, target, copy)
+            with store.writing() as db:
+                _drop(db.conn, _copy_files(source, target, copy))
             sweep(store)
     return _measured(target)
 
@@ -288,16 +290,18 @@ def _steps(progress: Progress | None) -> Callable[[int, int, int], None]:
 # -- the files beside it
 
 
-def _copy_files(source: Path, made: Path, copy: sqlite3.Connection) -> None:
-    _copy_patches(source, made, copy)
+def _copy_files(source: Path, made: Path, copy: sqlite3.Connection) -> list[str]:
+    """Patches and the index; the keys of patches that are lost or damaged."""
+    lost = _copy_patches(source, made, copy)
     for name in _INDEXES:  # it knows what it is an index of, and is made anew where that is something else
         (made / name).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             shutil.copyfile(source / name, made / name)
+    return lost
 
 
-def _copy_patches(source: Path, made: Path, copy: sqlite3.Connection) -> None:
-    """The patches that are whole; of the others a copy that can be written drops the rows: they are prepared again."""
+def _copy_patches(source: Path, made: Path, copy: sqlite3.Connection) -> list[str]:
+    lost = []
     for key, digest in copy.execute("SELECT DISTINCT key, sha256 FROM patches").fetchall():
         try:
             data = path_of(source, key).read_bytes()
@@ -307,8 +311,13 @@ def _copy_patches(source: Path, made: Path, copy: sqlite3.Connection) -> None:
             (made / FOLDER).mkdir(exist_ok=True)
             write_durably(path_of(made, key), data)
         else:
-            with suppress(sqlite3.OperationalError):  # a backup itself is only read
-                copy.execute("DELETE FROM patches WHERE key = ?", (key,))
+            lost.append(key)
+    return lost
+
+
+def _drop(db: sqlite3.Connection, lost: list[str]) -> None:
+    """Patches whose files could not be copied are prepared again."""
+    db.executemany("DELETE FROM patches WHERE key = ?", [(key,) for key in lost])
 
 
 # -- the folder

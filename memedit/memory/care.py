@@ -89,19 +89,12 @@ class Care:
         """Make good whatever can be derived: vectors that are missing or damaged, lists, patches, the index.
 
         Returns:
-            What was done, a sentence each.
-
-        Raises:
-            EncoderMismatch: vectors are missing, and the encoder at hand is not the memory's.
+            What was done, a sentence each; also where vectors are missing and the encoder at hand is another's.
         """
         done = []
         with self._store.writing() as db:
             bad = reading.unsound(db)
             db.conn.executemany("DELETE FROM vectors WHERE hash = ?", [(hash,) for hash in bad])
-            bare = [record.edit for record in reading.without_vectors(db)]
-            if bare:
-                self._vectors.keep(db, bare, self._vectors.of(bare, progress, db))
-                done.append(f"encoded {len(bare):,} edits whose vectors were missing or damaged")
             lost = health.lost_patches(db, self._store.folder)
             db.conn.executemany("DELETE FROM patches WHERE key = ?", [(key,) for key in lost])
             if lost:
@@ -109,6 +102,14 @@ class Care:
                     f"dropped {len(lost):,} patches that are lost or damaged; they are prepared again"
                 )
             writing.relist(db)
+        try:
+            with self._store.writing() as db:
+                bare = [record.edit for record in reading.without_vectors(db)]
+                if bare:
+                    self._vectors.keep(db, bare, self._vectors.of(bare, progress, db))
+                    done.append(f"encoded {len(bare):,} edits whose vectors were missing or damaged")
+        except EncoderMismatch as error:
+            done.append(f"{len(bare):,} edits have no vectors and can't be found: {error}")
         if swept := copies.sweep(self._store):
             done.append(f"removed {swept:,} files that belonged to nothing")
         self._write_index()
@@ -176,8 +177,5 @@ def repair_memory(
         saved = ", ".join(f"{count:,} {name}" for name, count in done.saved.items())
         said = [f"saved {saved}; the damaged database is kept as {done.kept}", *done.notes]
     with EditMemory.open(folder, encoder=encoder, create=False, timeout=timeout) as memory:
-        try:
-            said.extend(memory.mend(progress))
-        except EncoderMismatch as error:
-            said.append(str(error))
+        said.extend(memory.mend(progress))
     return said

@@ -73,7 +73,7 @@ class Image:
     """A database as numbered pages.
 
     Attributes:
-        size: of a page, bytes. page: images by number, from 1; the latest of each is the last.
+        size: of a page, bytes. page: images by number, from 1: the last that is certain, and those after it.
     """
 
     size: int

@@ -68,6 +68,9 @@ def replaced(folder: Path, timeout: float = 10.0) -> Iterator[tuple[Path, Path]]
                 for path in {kept, _log(kept)} - known:
                     path.unlink(missing_ok=True)
                 raise
+            for path in (_log(kept), kept.with_name(f"{kept.name}-shm")):  # which reading it has made
+                if path.exists() and (path.name.endswith("-shm") or not path.stat().st_size):
+                    path.unlink()
             with open(new, "rb+") as handle:
                 os.fsync(handle.fileno())
             # The database first: a log without one does no harm, and a repair that is cut short here is

@@ -76,8 +76,10 @@ def _images(file: Path, log: Path) -> Iterator[Image]:
         for start in range(0, len(data), size):
             page = data[start : start + size]
             image.page[start // size + 1] = [page.ljust(size, b"\0")]
-        for number, page in written.pages:
-            if len(page) == size:
+        for at, (number, page) in enumerate(written.pages):
+            if len(page) == size and at < written.sound:
+                image.page[number] = [page]
+            elif len(page) == size:
                 image.page.setdefault(number, []).append(page)
         yield image
 
