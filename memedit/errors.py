@@ -17,9 +17,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1000  # characters of a message; what people put in can be of any length
+
 
 class MemeditError(Exception):
-    """Base of all errors that are meant for people: one sentence, what was wrong and what to do."""
+    """Base of all errors that are meant for people: one sentence, what was wrong and what to do.
+
+    A message quotes what it was given, which may hold anything; as text it is one line all the same, without
+    control characters or halves of surrogate pairs, and of a length that can be read.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class EditError(MemeditError):

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from memedit.edit import Edit
-from memedit.errors import EditError, MemoryDamaged
+from memedit.errors import EditError, MemoryDamaged, MemoryError_
 
 _DEFAULTS: dict[str, Any] = {
     f.name: f.default if f.default is not MISSING else None for f in fields(Edit) if f.name != "extra"
@@ -78,3 +78,16 @@ def instant(when: str | datetime | None) -> str:
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
     return when.astimezone(timezone.utc).isoformat(timespec="microseconds")
+
+
+def checked(what: str, value: Any) -> str:
+    """A text that can be kept, or looked for.
+
+    Raises:
+        MemoryError_: it is none.
+    """
+    if not isinstance(value, str):
+        raise MemoryError_(f"{what} must be text, not {type(value).__name__}")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise MemoryError_(f"{what} holds half of a surrogate pair; mend its encoding")
+    return value

@@ -17,7 +17,7 @@ from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_, unknown
 from memedit.memory import patches, reading, writing
 from memedit.memory.care import Care
-from memedit.memory.content import instant
+from memedit.memory.content import checked, instant
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
 from memedit.memory.store import Store
@@ -193,7 +193,7 @@ class EditMemory(Care):
             MemoryError_: there is none.
         """
         with self._store.reading() as db:
-            return reading.record_with_ref(db, ref)
+            return reading.record_with_ref(db, checked("a ref", ref))
 
     def history(self, id: int) -> builtins.list[Version]:
         """All that happened to one edit, oldest first.
@@ -222,7 +222,10 @@ class EditMemory(Care):
             MemoryError_: `status` is none of live, superseded, forgotten and all.
         """
         if status not in _STATUSES:
-            raise MemoryError_(unknown("status", status, _STATUSES))
+            raise MemoryError_(unknown("status", str(status), _STATUSES))
+        for name, value in {"tag": tag, "source": source, "subject": subject, "method": method}.items():
+            if value is not None:
+                checked(name, value)
         with self._store.reading() as db:
             return builtins.list(
                 reading.records(
@@ -273,6 +276,7 @@ class EditMemory(Care):
 
     def search(self, text: str, k: int = 10) -> builtins.list[Near]:
         """The k live edits nearest to a text, those that it names among them."""
+        checked("what is searched for", text)
         return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
 
     def near(
@@ -323,6 +327,8 @@ class EditMemory(Care):
         Raises:
             MemoryError_: the key is one by which the memory knows itself.
         """
+        checked("a setting's name", key)
+        checked(f"the setting {key}", value)
         if key in ("memory", "schema_version") or key.startswith("encoder_"):
             raise MemoryError_(f"{key} is the memory's own; take another name for a setting")
         with self._store.writing() as db:
@@ -337,6 +343,7 @@ class EditMemory(Care):
             MemoryError_: there is no such edit, the key is no file name, or it can't be written.
         """
         self.get(edit_id)
+        checked("a method", method)
         patches.put(self._store, edit_id, key, method, data)
 
     def get_patch(self, key: str) -> bytes | None:
