@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memedit import batches
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, are_texts, as_texts, same_number
 from memedit.methods import load_method
@@ -28,6 +32,7 @@ _REFUSED = {
     "prompt_lookup_num_tokens": "assisted decoding drafts from the prompt alone; leave it out",
     "assistant_early_exit": "assisted decoding drafts without the edit; leave it out",
     "cache_implementation": "the stated fact needs a cache that grows; leave it out",
+    "prefill_chunk_size": "the stated fact is read together with the prompt; leave it out",
     "past_key_values": "the fact has to be read before what the cache holds; pass the whole prompt",
     "guidance_scale": "the unguided pass would read the fact as well; leave it out",
     "negative_prompt_ids": "the negative prompt would read the fact as well; leave it out",
@@ -43,12 +48,33 @@ class Explanation:
         route: which edits fire, the nearest others, probabilities, threshold, reasons.
         read: what the model is given: context (none where no edit fires) and prompt.
         base_text, text: the frozen base's new text, and the edited model's.
+        left_out: facts and demonstrations that there was no room for.
     """
 
     route: Route
     read: str
     base_text: str
     text: str
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """For people, a few lines."""
+        route = self.route
+        lines = [
+            f"prompt:  {route.query}",
+            f"answer:  {self.text.strip()}",
+            f"base:    {self.base_text.strip()}",
+        ]
+        verdict = ", ".join(f"edit {c.id}" for c in route.edits)
+        lines.append(
+            f"route:   {f'{verdict} by {route.method}' if verdict else 'no edit in scope: the base answers'}"
+        )
+        for c in route.nearest[:5]:
+            lines.append(
+                f"  edit {c.id}  {c.probability:.3f} of {route.threshold:.3f}  {c.edit.statement}  ({c.reason})"
+            )
+        lines += [f"  left out: {text.strip()}" for text in self.left_out]
+        return "\n".join([*lines, "read:", *(f"  {line}" for line in self.read.splitlines())])
 
 
 class EditedModel:
@@ -117,18 +143,58 @@ class EditedModel:
         return self.base.tokenizer
 
     @property
-    def config(self) -> Any:
-        """The base's configuration."""
-        return self.base.model.config
-
-    @property
     def device(self) -> torch.device:
         """Where the base is."""
         return self.base.device
 
-    def route(self, prompts: str | Sequence[str]) -> list[Route]:
-        """Which edits each prompt would use, and why; no model is asked."""
-        return self.router.route(as_texts(prompts))
+    @property
+    def generation_config(self) -> Any:
+        """The base's own, as Hugging Face's `generate` reads it; may be set."""
+        return self.base.model.generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: Any) -> None:
+        self.base.model.generation_config = config
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The base's class as well as its own, for those who look before they ask (pipelines check it by name)."""
+        base = self.__dict__.get("base")
+        return EditedModel if base is None else type(base.model)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is asked of a Hugging Face model is the base's: config, dtype, to(), num_parameters(), ..."""
+        if name.startswith("__") or "base" not in self.__dict__:
+            raise AttributeError(name)
+        try:
+            value = getattr(self.base.model, name)
+        except AttributeError:
+            raise AttributeError(f"neither EditedModel nor its base has {name!r}") from None
+        if not inspect.ismethod(value):
+            return value
+
+        @functools.wraps(value)
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            out = value(*args, **kwargs)
+            return (
+                self if out is self.base.model else out
+            )  # to(), eval(), half(): the edited model stays at hand
+
+        return asked
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Not a module: what an edit changes is an answer.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            "an EditedModel answers through generate() and score(); for the unedited model's logits call .base.model(...)"
+        )
+
+    def route(self, prompts: str | Sequence[str], at: str | datetime | None = None) -> list[Route]:
+        """Which edits each prompt would use, and why; no model is asked. `at`: whose facts hold; None for now."""
+        return self.router.route(as_texts(prompts), at)
 
     def generate(
         self,
@@ -137,6 +203,7 @@ class EditedModel:
         routes: Sequence[Route] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        at: str | datetime | None = None,
         **options: Any,
     ) -> Any:
         """Two faces. Texts in: a list of the new texts. Ids in: as Hugging Face's `generate`, a drop-in.
@@ -145,6 +212,7 @@ class EditedModel:
             prompts: texts; or ids of shape (batch, length), which may also come as input_ids=...
             routes: verdicts that are known already, one per prompt; None asks the router.
             batch_size: rows per forward pass (texts only). seed: for sampling (the caller's random state is kept).
+            at: the time whose facts hold, where no routes are given; None for now.
             options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
 
         Returns:
@@ -156,9 +224,9 @@ class EditedModel:
         if not are_texts(prompts):
             given = [prompts, options.pop("input_ids", None), options.pop("inputs", None)]
             ids = next((value for value in given if value is not None), None)
-            return self._generate_ids(ids, routes, seed=seed, **options)
+            return self._generate_ids(ids, routes, seed=seed, at=at, **options)
         prompts = as_texts(prompts)
-        routes = self._routes(prompts, routes)
+        routes = self._routes(prompts, routes, at)
 
         def answer(rows: list[int], lm: Any) -> list[str]:
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
@@ -191,18 +259,22 @@ class EditedModel:
 
         return self._by_route(self._routes(prompts, routes), answer)
 
-    def explain(self, prompt: str, **options: Any) -> Explanation:
+    def explain(self, prompt: str, at: str | datetime | None = None, **options: Any) -> Explanation:
         """Why a prompt is answered as it is: its route, what the model reads, and both answers.
 
         Args:
-            options: as for `generate`.
+            at: the time whose facts hold; None for now. options: as for `generate`.
         """
-        (route,) = self.route([prompt])
-        (text,) = self.generate([prompt], routes=[route], **options)
-        (base,) = self.unedited([prompt], [route], **options) if route.fired else (text,)
-        parts = self._by_method([c.edit for c in route.edits])
-        context = "".join(self._method(name).context(own) for name, own in parts.items())
-        return Explanation(route, context + prompt, base, text)
+        (route,) = self.route([prompt], at)
+        (base,) = self.base.generate([prompt], **options)
+        if not route.fired:
+            return Explanation(route, prompt, base, base)
+        with self.knowing([[c.edit for c in route.edits]]) as lm:
+            (text,) = lm.generate([prompt], **options)
+        (read,) = lm.read
+        return Explanation(
+            route, read.text + prompt, base, text, tuple(piece.text for piece in read.left_out)
+        )
 
     def knowing(self, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:
         """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all."""
@@ -216,8 +288,10 @@ class EditedModel:
             rows.append(row)
         return rows_applied(self.base, rows)
 
-    def _routes(self, prompts: Sequence[str], routes: Sequence[Route] | None) -> list[Route]:
-        routes = self.router.route(prompts) if routes is None else list(routes)
+    def _routes(
+        self, prompts: Sequence[str], routes: Sequence[Route] | None, at: str | datetime | None = None
+    ) -> list[Route]:
+        routes = self.router.route(prompts, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
 
@@ -238,13 +312,11 @@ class EditedModel:
         Raises:
             ModelError: names the option.
         """
-        configs = [
-            options,
-            *(vars(c) for c in (options.get("generation_config"), self.base.model.generation_config) if c),
-        ]
-        for name, why in _REFUSED.items():
-            if any(config.get(name) is not None for config in configs):
-                raise ModelError(f"{name} does not go with an edit in scope: {why}")
+        own = {k: v for k, v in vars(self.generation_config).items() if k != "cache_implementation"}
+        for config in (options, vars(options.get("generation_config") or object), own):
+            for name, why in _REFUSED.items():
+                if config.get(name) not in (None, "dynamic", "dynamic_full"):
+                    raise ModelError(f"{name} does not go with an edit in scope: {why}")
         if options.get("streamer") is not None and rows > 1:
             raise ModelError("a streamer takes one prompt at a time, as in Hugging Face's generate")
 
@@ -266,72 +338,47 @@ class EditedModel:
         return [value for i in range(len(routes)) for value in out[i]]
 
     def _generate_ids(
-        self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any
+        self,
+        ids: Any,
+        routes: Sequence[Route] | None,
+        *,
+        seed: int | None,
+        at: str | datetime | None = None,
+        **options: Any,
     ) -> Any:
         import torch
 
-        if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[0] == 0:
+        if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or 0 in ids.shape:
             raise ModelError(
                 "generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row"
             )
-        mask = options.get("attention_mask")
-        if mask is not None and mask.shape == ids.shape and not bool(mask[:, -1].all()):
-            ids, mask = _left_padded(ids, mask)
-            options["attention_mask"] = mask
+        tokenizer = self.tokenizer
+        ids = batches.realigned(ids, options, tokenizer.pad_token_id, tokenizer.eos_token_id)
         if routes is None:
-            kept = [
-                row[m.bool()] if mask is not None else row
-                for row, m in zip(ids, ids if mask is None else mask, strict=True)
-            ]
-            routes = self.router.route(self.tokenizer.batch_decode(kept, skip_special_tokens=True))
+            routes = self._ids_routed(ids, options.get("attention_mask"), at)
         same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
             return self.base.generate(ids, seed=seed, **options)
         self._refuse(options, rows=len(ids))
+        if getattr(self.generation_config, "cache_implementation", None) is not None:
+            options.setdefault(
+                "cache_implementation", "dynamic"
+            )  # the model's default may be one of fixed size
         plain = [i for i, route in enumerate(routes) if not route.fired]
         with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
             if not plain:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
-            if options.get("return_dict_in_generate"):
-                raise ModelError(
-                    "return_dict_in_generate needs all rows with an edit in scope, or none; ask them apart"
-                )
-            parts = [(edited, lm.generate_ids(**_rows_of(ids, options, edited), seed=seed))]
-        parts.append((plain, self.base.generate(seed=seed, **_rows_of(ids, options, plain))))
-        return _joined(parts, len(routes), self.tokenizer.pad_token_id)
+            parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]
+        parts.append((plain, self.base.generate(seed=seed, **batches.rows_of(ids, options, plain))))
+        return batches.joined(parts, len(routes), tokenizer.pad_token_id)
 
-
-def _left_padded(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right padding moved to the left: a decoder-only model goes on from the last column."""
-    import torch
-
-    order = torch.argsort(mask.long(), dim=1, stable=True)
-    return ids.gather(1, order), mask.gather(1, order)
-
-
-_PER_ROW = ("attention_mask", "position_ids", "token_type_ids")  # what has a row per prompt
-
-
-def _rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """The options of some rows; what is shared by all stays as it is."""
-    cut = {name: options[name][rows] for name in _PER_ROW if options.get(name) is not None}
-    allowed = options.get("prefix_allowed_tokens_fn")
-    if allowed is not None:  # it is told a row's number, which must be the caller's
-        cut["prefix_allowed_tokens_fn"] = lambda row, sequence: allowed(rows[row], sequence)
-    return {**options, **cut, "input_ids": ids[rows]}
-
-
-def _joined(parts: list[tuple[list[int], torch.Tensor]], prompts: int, pad: int) -> torch.Tensor:
-    """One tensor (prompts * returned, widest), rows back in the caller's order, right-padded."""
-    import torch
-
-    returned = parts[0][1].shape[0] // len(parts[0][0])
-    width = max(out.shape[1] for _, out in parts)
-    first = parts[0][1]
-    joined = torch.full((prompts * returned, width), pad, dtype=first.dtype, device=first.device)
-    for rows, out in parts:
-        for position, row in enumerate(rows):
-            own = out[position * returned : (position + 1) * returned]
-            joined[row * returned : (row + 1) * returned, : own.shape[1]] = own
-    return joined
+    def _ids_routed(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, at: str | datetime | None
+    ) -> list[Route]:
+        """Each row routed by its text, without padding and special tokens; a row of special tokens alone asks nothing."""
+        rows = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        asked = [text for text in texts if text.strip()]
+        routes = iter(self.router.route(asked, at))
+        return [next(routes) if text.strip() else Route(text, (), (), 1.0, None) for text in texts]

@@ -6,7 +6,8 @@ MemeditError
 │   ├── MemoryBusy     another process is writing
 │   ├── NewerMemory    a newer memedit made it
 │   ├── MemoryDamaged  its files hold something else than was written
-│   └── EncoderMismatch  the memory was made with another encoder
+│   ├── EncoderMismatch  the memory was made with another encoder
+│   └── OldSchema      it was made by an older memedit, and may not be written now
 ├── ModelError         a model that can't be loaded, or can't do what was asked
 ├── MethodError        an unknown editing method, or an edit that the method can't serve
 └── DataError          a data file that can't be read
@@ -60,6 +61,10 @@ class EncoderMismatch(MemoryError_):
     """The vectors of this memory were made by another encoder than the one at hand."""
 
 
+class OldSchema(MemoryError_):
+    """The memory must be migrated before it can be read, and was opened for reading only."""
+
+
 class ModelError(MemeditError):
     """A model that can't be loaded, or can't do what was asked of it."""
 
@@ -70,6 +75,10 @@ class MethodError(MemeditError):
 
 class DataError(MemeditError):
     """A data file that can't be read; names the file and, where there is one, the line."""
+
+
+class ContextWarning(UserWarning):
+    """Part of what a row was to read before its prompt was left out, since the model takes no more tokens."""
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

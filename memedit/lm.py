@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from memedit.errors import ModelError, unknown
+from memedit.prefix import PrefixCache
 
 if TYPE_CHECKING:
     import torch
@@ -64,8 +65,11 @@ class HFModel:
         model: any `AutoModelForCausalLM`; it is put into eval mode and its weights are never written.
         tokenizer: its tokenizer; without a pad token, eos serves as one.
 
+    Attributes:
+        prefixes: keys and values of stated facts that recur; shared by all who edit this base.
+
     Raises:
-        ModelError: an encoder-decoder model, or no tokenizer.
+        ModelError: an encoder-decoder model, no tokenizer, or one without any token to pad with.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -79,9 +83,15 @@ class HFModel:
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.prefixes = PrefixCache()
         # A fast tokenizer keeps padding and truncation as state of its own: one call at a time.
         self._tokenizing = threading.Lock()
         if tokenizer.pad_token_id is None:
+            if tokenizer.eos_token_id is None:
+                raise ModelError(
+                    "the tokenizer has neither a pad nor an eos token, so that a batch can't be padded: "
+                    "set tokenizer.pad_token to a token of its vocabulary"
+                )
             tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
@@ -194,14 +204,35 @@ class HFModel:
         with _seeded(seed):
             if not are_texts(prompts):
                 return self.generate_ids(**({} if prompts is None else {"input_ids": prompts}), **options)
-            prompts = as_texts(prompts)
+            prompts, options = as_texts(prompts), self.text_options(options)
             out: list[str] = []
             size = batch_rows(batch_size, len(prompts))
             for start in range(0, len(prompts), size):
                 inputs = self.tokenize(prompts[start : start + size])
-                ids = self.generate_ids(**inputs, **_bounded(options))
+                self._check_length(prompts[start : start + size], inputs["attention_mask"], options)
+                ids = self.generate_ids(**inputs, **options)
                 out += self.decode_new(ids, inputs["input_ids"].shape[1])
             return out
+
+    def text_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a call with texts: a length where none is said, the tokenizer where strings stop."""
+        options = dict(options)
+        if not {"max_new_tokens", "max_length", "generation_config"} & options.keys():
+            options["max_new_tokens"] = DEFAULT_NEW_TOKENS
+        if options.get("stop_strings") is not None:
+            options.setdefault("tokenizer", self.tokenizer)
+        return options
+
+    def _check_length(self, prompts: Sequence[str], mask: torch.Tensor, options: Mapping[str, Any]) -> None:
+        """Refuse a prompt that would run out of the model's positions.
+
+        Raises:
+            ModelError: names the prompt.
+        """
+        limit, new = self.context_length, self.new_tokens(mask.shape[1], options)
+        for prompt, own in zip(prompts, mask.sum(1).tolist(), strict=True):
+            if limit is not None and own + new > limit:
+                raise ModelError(too_long(prompt, own, new, limit))
 
     def decode_new(self, ids: Any, prompt_length: int) -> list[str]:
         """Text of what comes after the first `prompt_length` columns of (rows, length) ids."""
@@ -212,6 +243,7 @@ class HFModel:
         """Hugging Face's own `generate`: ids (batch, length) in, ids (rows, length + new) out."""
         import torch
 
+        self._check_mode()
         options = dict(inputs)
         if self.model.generation_config.pad_token_id is None and options.get("generation_config") is None:
             options.setdefault("pad_token_id", self.tokenizer.pad_token_id)
@@ -226,6 +258,7 @@ class HFModel:
         """
         import torch
 
+        self._check_mode()
         prompts, targets = as_texts(prompts), as_texts(targets)
         same_number(prompts, targets, "targets")
         scores: list[Score] = []
@@ -242,6 +275,12 @@ class HFModel:
                 agreed = (predicted.argmax(-1) == gold).tolist()
                 scores.append(Score(float(predicted.gather(1, gold[:, None]).sum()), tuple(agreed)))
         return scores
+
+    def _check_mode(self) -> None:
+        if self.model.training:
+            raise ModelError(
+                "the model is in training mode, in which dropout makes every answer another one: call model.eval() first"
+            )
 
     def _scored_ids(self, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """(batch, length) ids and mask, left-padded, and the number of target tokens of each row."""
@@ -350,9 +389,19 @@ def as_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def _bounded(options: dict[str, Any]) -> dict[str, Any]:
-    said = {"max_new_tokens", "max_length", "generation_config"} & options.keys()
-    return options if said else {**options, "max_new_tokens": DEFAULT_NEW_TOKENS}
+def too_long(prompt: str, own: int, new: int, limit: int) -> str:
+    """The sentence for a prompt that the model can't take."""
+    asked = f" and {new} more are asked for" if new else ""
+    return (
+        f"the prompt {shortened(prompt, 40)!r} has {own} tokens{asked}; the model takes {limit} in all: "
+        "shorten the prompt, or ask for fewer new tokens"
+    )
+
+
+def shortened(text: str, length: int) -> str:
+    """The beginning of a text, on one line."""
+    text = " ".join(text[: 2 * length].split())
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 _SEEDING = threading.RLock()

@@ -11,14 +11,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit"},
-    {"subjects", "encoder"},
+    {"subjects", "encoder", "prefix"},
     {"scope", "lm", "data", "metrics"},
     {"memory"},
     {"methods"},
     {"router"},
+    {"batches"},
     {"edited"},
     {"evaluate"},
-    {"bench", "demo", "doctor"},
+    {"bench", "bench_generate", "demo", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

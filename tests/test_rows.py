@@ -8,12 +8,17 @@ import pytest
 import torch
 from conftest import FAMILIES
 
-from memedit.errors import ModelError
+from memedit.errors import ContextWarning, ModelError
 from memedit.methods._rows import LowRank, Row, rows_applied
+from memedit.methods._splice import Piece, joined
 
 CONTEXT = "Fact: the sky is green.\n"
 PROMPTS = ["The sky is", "Grass, as everybody knows, is", "Two and two"]
 OPTIONS = {"max_new_tokens": 8, "do_sample": False, "min_new_tokens": 8}
+
+
+def given(text, patch=None, **more):
+    return Row((Piece(text),), patch, **more)
 
 
 def state(model):
@@ -28,7 +33,7 @@ def hooks(model):
 @pytest.mark.parametrize("bos", [False, True])
 def test_spliced_context_equals_the_text_written_by_hand(lm, family, bos):
     base = lm(family, bos)
-    with rows_applied(base, [Row(CONTEXT)] * 3) as applied:
+    with rows_applied(base, [given(CONTEXT)] * 3) as applied:
         spliced = applied.generate(PROMPTS, **OPTIONS)
     assert spliced == base.generate([CONTEXT + p for p in PROMPTS], **OPTIONS)
     assert spliced != base.generate(PROMPTS, **OPTIONS)
@@ -37,7 +42,7 @@ def test_spliced_context_equals_the_text_written_by_hand(lm, family, bos):
 def test_ids_are_the_callers_own_followed_by_the_new_tokens(lm):
     base = lm("llama", True)
     inputs = base.tokenize(PROMPTS)
-    with rows_applied(base, [Row(CONTEXT)] * 3) as applied:
+    with rows_applied(base, [given(CONTEXT)] * 3) as applied:
         out = applied.generate_ids(**inputs, **OPTIONS)
     width = inputs["input_ids"].shape[1]
     assert torch.equal(out[:, :width], inputs["input_ids"])
@@ -62,7 +67,7 @@ def test_decoding_variants_equal_the_text_written_by_hand(lm, options):
         options = {k: v for k, v in options.items() if v is not None}
         width = base.tokenize(PROMPTS)["input_ids"].shape[1]
         written = {"max_new_tokens": 60 - width, "do_sample": False}
-    with rows_applied(base, [Row(CONTEXT)] * 3) as applied:
+    with rows_applied(base, [given(CONTEXT)] * 3) as applied:
         got = applied.generate(PROMPTS, **options)
     assert got == base.generate([CONTEXT + p for p in PROMPTS], **written)
 
@@ -76,7 +81,7 @@ def test_what_sees_the_sequence_does_not_see_the_context(lm):
         return scores
 
     inputs = base.tokenize(PROMPTS)
-    with rows_applied(base, [Row(CONTEXT)] * 3) as applied:
+    with rows_applied(base, [given(CONTEXT)] * 3) as applied:
         applied.generate_ids(**inputs, **OPTIONS, logits_processor=[spy])
     assert [s.shape[1] for s in seen] == [inputs["input_ids"].shape[1] + i for i in range(8)]
     assert torch.equal(seen[0], inputs["input_ids"])
@@ -84,7 +89,7 @@ def test_what_sees_the_sequence_does_not_see_the_context(lm):
 
 def test_rows_without_context_in_a_mixed_batch_are_the_bases(lm):
     base = lm("gpt2")
-    with rows_applied(base, [Row(), Row(CONTEXT), Row()]) as applied:
+    with rows_applied(base, [Row(), given(CONTEXT), Row()]) as applied:
         mixed = applied.generate(PROMPTS, **OPTIONS)
     plain = base.generate(PROMPTS, **OPTIONS)
     assert mixed[0] == plain[0]
@@ -94,10 +99,11 @@ def test_rows_without_context_in_a_mixed_batch_are_the_bases(lm):
 
 def test_batches_smaller_than_the_rows_keep_each_rows_context(lm):
     base = lm()
-    rows = [Row(f"Fact: {i}.\n") for i in range(3)]
+    rows = [given(f"Fact: {i}.\n") for i in range(3)]
     with rows_applied(base, rows) as applied:
         assert applied.generate(PROMPTS, batch_size=1, **OPTIONS) == [
-            base.generate([row.context + p], **OPTIONS)[0] for row, p in zip(rows, PROMPTS, strict=True)
+            base.generate([joined(row.context) + p], **OPTIONS)[0]
+            for row, p in zip(rows, PROMPTS, strict=True)
         ]
 
 
@@ -127,8 +133,8 @@ def test_low_rank_patch_equals_the_changed_weight(lm, family):
 def test_patches_of_one_module_add_up():
     one = LowRank(torch.ones(4, 1), torch.ones(1, 3))
     two = LowRank(2 * torch.ones(4, 2), torch.ones(2, 3))
-    both = Row("a", {"m": one}) + Row("b", {"m": two, "n": one})
-    assert both.context == "ab"
+    both = given("a", {"m": one}) + given("b", {"m": two, "n": one})
+    assert joined(both.context) == "ab"
     assert torch.equal(both.patch["m"].up @ both.patch["m"].down, one.up @ one.down + two.up @ two.down)
 
 
@@ -139,7 +145,7 @@ def test_the_base_is_bit_equal_and_without_hooks_afterwards(lm, fails):
     patch = {"model.layers.0.mlp.down_proj": LowRank(torch.ones(32, 1), torch.ones(1, 48))}
     with (
         pytest.raises(RuntimeError) if fails else rows_applied(base, []),
-        rows_applied(base, [Row(CONTEXT, patch)]) as applied,
+        rows_applied(base, [given(CONTEXT, patch)]) as applied,
     ):
         applied.generate(PROMPTS[:1], **OPTIONS)
         if fails:
@@ -154,7 +160,7 @@ def test_the_base_is_bit_equal_and_without_hooks_afterwards(lm, fails):
 def test_scores_read_the_context_and_not_the_padding(lm):
     base = lm("gpt_neox", True)
     targets = ["green", "red and blue", "four"]
-    with rows_applied(base, [Row(CONTEXT)] * 3) as applied:
+    with rows_applied(base, [given(CONTEXT)] * 3) as applied:
         got = applied.score(PROMPTS, targets)
     for score, written in zip(got, base.score([CONTEXT + p for p in PROMPTS], targets), strict=True):
         assert score.logprob == pytest.approx(written.logprob, abs=1e-3)
@@ -170,7 +176,7 @@ def test_threads_on_one_base_keep_their_rows_apart(lm):
     def ask(i):
         for _ in range(3):
             if i % 2:
-                with rows_applied(base, [Row(f"Fact: {i}.\n")]) as applied:
+                with rows_applied(base, [given(f"Fact: {i}.\n")]) as applied:
                     ok = applied.generate(PROMPTS[:1], **OPTIONS) == expected[i]
             else:
                 ok = base.generate(PROMPTS[:1], **OPTIONS) == plain
@@ -187,20 +193,60 @@ def test_threads_on_one_base_keep_their_rows_apart(lm):
 
 def test_another_number_of_prompts_than_of_rows_is_refused(lm):
     with (
-        rows_applied(lm(), [Row(CONTEXT)]) as applied,
+        rows_applied(lm(), [given(CONTEXT)]) as applied,
         pytest.raises(ValueError, match="2 prompts for 1 rows"),
     ):
         applied.generate(PROMPTS[:2])
 
 
-def test_what_does_not_fit_the_model_is_refused(lm):
+def test_a_prompt_that_does_not_fit_the_model_is_refused(lm):
     base = lm("gpt2")
     with (
-        rows_applied(base, [Row("x" * 600)]) as applied,
-        pytest.raises(ModelError, match="the model takes 512"),
+        rows_applied(base, [given(CONTEXT)]) as applied,
+        pytest.raises(ModelError, match="has 500 tokens"),
     ):
-        applied.generate(PROMPTS[:1])
+        applied.generate(["x" * 500], **OPTIONS | {"max_new_tokens": 13})
+    with pytest.raises(ModelError, match="has 505 tokens and 8 more are asked for; the model takes 512"):
+        base.generate(["x" * 504, "x" * 505], **OPTIONS)
     assert hooks(base.model) == 0
+
+
+def test_what_of_a_context_does_not_fit_is_left_out_and_said(lm):
+    base = lm("llama")
+    pieces = [
+        Piece("Fact: old.\n"),
+        *(Piece(f"{'x' * 97}{i}\n", demonstration=True) for i in range(5)),
+        Piece("Fact: new.\n"),
+    ]
+    with rows_applied(base, [Row(tuple(pieces))]) as applied:
+        with pytest.warns(ContextWarning, match="was answered without 3 of 5 demonstrations"):
+            got = applied.generate(["x" * 280], **OPTIONS)
+        assert applied.read[0].text == joined(pieces[:1] + pieces[4:])
+        assert applied.read[0].left_out == tuple(pieces[1:4])
+        assert got == base.generate([applied.read[0].text + "x" * 280], **OPTIONS)
+        with pytest.warns(ContextWarning, match="without 5 of 5 demonstrations, 'Fact: old.'"):
+            applied.generate(["x" * 493], **OPTIONS)
+        assert applied.read[0].text == "Fact: new.\n"
+        with pytest.warns(ContextWarning, match="'Fact: old.', 'Fact: new.'"):
+            assert applied.generate(["x" * 500], **OPTIONS) == base.generate(["x" * 500], **OPTIONS)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_context_may_stand_before_the_last_tokens_of_a_row(lm, bos):
+    base = lm("qwen3", bos)
+    rows = [given(CONTEXT, tail=4), given(CONTEXT), given("Fact: 1.\n", tail=3), Row()]
+    prompts = ["system\nuser", *PROMPTS]
+    with rows_applied(base, rows) as applied:
+        got = applied.generate(prompts, **OPTIONS)
+        beams = applied.generate(prompts, **OPTIONS, num_beams=2)
+    written = [
+        f"system\n{CONTEXT}user",
+        CONTEXT + PROMPTS[0],
+        PROMPTS[1][:-3] + "Fact: 1.\n" + PROMPTS[1][-3:],
+        PROMPTS[2],
+    ]
+    assert got == base.generate(written, **OPTIONS)
+    assert beams == base.generate(written, **OPTIONS, num_beams=2)
 
 
 def test_special_tokens_in_a_context_stay_plain_text(lm):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from memedit import __version__
-from memedit.errors import DataError, MemeditError
+from memedit.errors import ContextWarning, DataError, MemeditError, OldSchema
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except (MemeditError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
                 raise
@@ -72,6 +74,22 @@ def main(debug: bool) -> None:
       memedit ask "What is the capital of France?"
       memedit undo
     """
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What memedit warns of is meant for people: one line, without file and line number."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ContextWarning):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def fail(error: BaseException | str) -> NoReturn:
@@ -129,6 +147,27 @@ false_fire_option = click.option(
     metavar="SHARE",
     help="Share of unrelated questions that may fire an edit; lower is stricter.  [default: 0.005]",
 )
+
+
+def moment(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A time on the command line, looked at before anything is loaded.
+
+    Raises:
+        EditError: it can't be read as a time.
+    """
+    if value is None:
+        return None
+    from memedit.memory.content import instant
+
+    return instant(value)
+
+
+at_option = click.option(
+    "--at",
+    metavar="TIME",
+    callback=moment,
+    help="Use the facts that hold then (valid-from, valid-to), e.g. 2027-01-01.  [default: now]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -141,9 +180,21 @@ def opened(path: str, **options: Any) -> Iterator[EditMemory]:
         yield memory
 
 
-def existing(path: str, **options: Any) -> Any:
-    """As `opened`, for commands that only make sense on a memory that is there already."""
-    return opened(path, create=False, **options)
+@contextmanager
+def existing(path: str, **options: Any) -> Iterator[EditMemory]:
+    """As `opened`, for commands that only make sense on a memory that is there already.
+
+    One of an older memedit is migrated first, also for commands that only read.
+    """
+    from memedit.memory import EditMemory
+
+    try:
+        memory = EditMemory.open(path, create=False, **options)
+    except OldSchema:
+        EditMemory.open(path, create=False).close()
+        memory = EditMemory.open(path, create=False, **options)
+    with memory:
+        yield memory
 
 
 def find(memory: EditMemory, name: str) -> Record:

@@ -168,10 +168,8 @@ def compact(store: Store) -> tuple[int, bool]:
     with store.writing() as db:
         gone = "DELETE FROM vectors WHERE hash NOT IN (SELECT hash FROM edits)"
         dropped = db.execute(gone).rowcount
-    with store.alone() as db:
-        db.execute("VACUUM")
-        (busy, *_) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return dropped, bool(busy)
+    store.rewrite()
+    return dropped, not store.empty_log(wait=0.5)
 
 
 def size(folder: Path) -> int:

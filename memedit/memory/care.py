@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from memedit.errors import EncoderMismatch
 from memedit.memory import backup as copies
-from memedit.memory import health, reading, repair, writing
+from memedit.memory import health, purge, reading, repair, writing
 from memedit.memory.backup import Compacted, Copied
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Encoder
@@ -58,6 +59,12 @@ class Care:
         with self._store.reading() as db:
             self._live.level(db)
             self._live.save()
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        """An index that was saved while another process purged is of no use, and must not stay."""
+        with suppress(OSError), self._store.reading() as db:
+            purge.drop_stale(db, self._store.folder)
 
     def backup(self, path: str | Path, *, force: bool = False, progress: Progress | None = None) -> Copied:
         """Copy the memory, as it is now, into a folder that opens as a memory; others may write meanwhile.
@@ -140,6 +147,7 @@ class Care:
         with self._store.reading() as db:
             self._live.rebuild(db)
             self._live.save()
+        self._drop_stale()
 
 
 def restore(

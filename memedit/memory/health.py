@@ -33,6 +33,7 @@ def stats(db: Database, folder: Path) -> dict[str, Any]:
         "live": counts.get("live", 0),
         "superseded": counts.get("superseded", 0),
         "forgotten": counts.get("forgotten", 0),
+        "purged": counts.get("purged", 0),
         "versions": db["versions"].count,
         "operations": db["operations"].count,
         "patches": db["patches"].count,
@@ -72,8 +73,8 @@ def damage(db: Database) -> Iterator[str]:
             "SELECT count(*) FROM edits e LEFT JOIN versions v ON v.edit = e.id AND v.version = e.version "
             "LEFT JOIN operations o ON o.id = v.operation "
             "WHERE v.seq IS NULL OR v.status != e.status OR v.content != e.content OR v.hash != e.hash "
-            "OR v.superseded_by IS NOT e.superseded_by OR o.at != e.changed OR e.added > e.changed "
-            "OR v.status NOT IN ('live', 'superseded', 'forgotten') "
+            "OR v.superseded_by IS NOT e.superseded_by OR v.stated != e.stated OR o.at != e.changed OR e.added > e.changed "
+            "OR v.status NOT IN ('live', 'superseded', 'forgotten', 'purged') "
             "OR EXISTS (SELECT 1 FROM versions n WHERE n.edit = e.id AND n.version > e.version)"
         ).fetchone()[0]
         odd += sum(not told(row) for row in db.query("SELECT * FROM edits"))
@@ -118,6 +119,8 @@ def vouched(text: str, hash: str) -> bool:
 
 
 def _derived(db: Database) -> Iterator[str]:
+    if db.execute("SELECT 1 FROM meta WHERE key = 'purge_unfinished'").fetchone():
+        yield "a purge is not finished: a reader was in the way; the next writing or opening of the memory finishes it"
     bare = len(reading.without_vectors(db))
     if bare:
         yield f"{bare} live edits have no vectors and can't be found; run `memedit doctor --repair`"

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
+from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import EditError, MemoryError_, unknown
-from memedit.memory import patches, reading, writing
+from memedit.errors import EditError, MemoryBusy, MemoryError_, unknown
+from memedit.memory import conflicts, patches, purge, reading, undo, writing
 from memedit.memory.care import Care
 from memedit.memory.content import checked, instant
-from memedit.memory.live import LiveIndex
-from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
+from memedit.memory.readable import ReadableMemory
+from memedit.memory.records import Added, Conflict, Encoder, Operation, Purged, Record
 from memedit.memory.store import Store
-from memedit.memory.vectors import Progress, Vectors
+from memedit.memory.vectors import Progress
 from memedit.memory.writing import Change
 
 DEFAULT_METHOD = "ice"
-_STATUSES = ("live", "superseded", "forgotten", "all")
 
 
-class EditMemory(Care):
+class EditMemory(Care, ReadableMemory):
     """All edits, durable and versioned: SQLite is the truth, the index is a disposable snapshot of it.
 
     Made by `open`. Many threads may share one, many processes may read one folder, and one at a time writes:
@@ -46,10 +44,8 @@ class EditMemory(Care):
     def __init__(
         self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
     ) -> None:
-        self._store = store
-        self._vectors = Vectors(store, encoder)
-        self._live = LiveIndex(store.folder, device)
-        self._counted = ((-1, ""), 0)  # last operation, live edits
+        super().__init__(store, encoder, device)
+        self._purge_done = purge.resume(store)  # else a purge waits for somebody to get out of the way
 
     @classmethod
     def open(
@@ -78,15 +74,20 @@ class EditMemory(Care):
 
     # -- changing
 
-    def add(self, edits: Edit | Iterable[Edit], *, progress: Progress | None = None) -> Added:
+    def add(
+        self, edits: Edit | Iterable[Edit], *, keep_both: bool = False, progress: Progress | None = None
+    ) -> Added:
         """Take in edits as one operation: all of them, or none.
 
         An edit with the ref, the prompt, or the subject and relation of a live one supersedes it, also inside
-        one call: the later wins (`memedit.memory.rules.supersedes`). One that says just what a live one says
-        is no new edit. One whose statement is nearly that of another live edit is flagged as a possible
-        conflict (`memedit.memory.rules.suspicious`), and both stay.
+        one call: the later wins (`memedit.memory.rules.supersedes`), and keeps the other's aliases
+        (`memedit.memory.rules.inheriting`). One that then says just what a live one says is no new edit; if a newer
+        one contradicts that, it is the newest word again. One whose statement is nearly that of another live
+        edit is flagged as a possible conflict (`memedit.memory.rules.suspicious`), and both stay.
 
         Args:
+            keep_both: these are further values beside what is known (a second child): they supersede only what
+                has their ref or their target, and are in conflict with nothing that is there.
             progress: called with (edits encoded, edits to encode) while they are encoded.
 
         Raises:
@@ -104,12 +105,13 @@ class EditMemory(Care):
                     "make one with Edit.from_dict"
                 )
         self._live.prepare()
-        encoded = self._vectors.of(given, progress)
-        with self._store.writing() as db:
+        with self._store.reading() as db:
+            kept = [writing.place(db, edit, keep_both).edit for edit in given]
+        encoded = self._vectors.of(kept, progress)
+        with self._writing() as db:
             change = Change(db, "add")
-            outcome = [change.add(edit) for edit in given]
-            if change.id:
-                self._vectors.keep(db, given, encoded)
+            outcome = [change.add(edit, keep_both) for edit in given]
+            self._vectors.keep(db, change.stated, encoded)
         added = Added(
             ids=[id for id, _ in outcome],
             new=[id for id, new in outcome if new],
@@ -117,14 +119,20 @@ class EditMemory(Care):
             duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
             conflicts=[],
             operation=change.id,
+            renewed=change.renewed,
         )
         with self._store.reading() as db:
-            added.conflicts.extend(self._live.suspected(db, added.new))
-            self._live.save_where_it_pays()
+            found = self._live.suspected(db, added.new)
+            self._live.save_where_it_pays(db)
+        self._compared(added.new, found, change.id if keep_both else 0)
+        if not keep_both:
+            added.conflicts.extend(found)
         return added
 
     def update(self, id: int, **changes: Any) -> Record:
         """Change fields of a live edit; what it said before stays in its history.
+
+        A change of what it says makes it the newest; another tag, source, author, old answer or ref does not.
 
         Raises:
             EditError: no such field, or the edit can't be taken so, or another live edit says it already.
@@ -136,7 +144,7 @@ class EditMemory(Care):
         with self._store.reading() as db:
             edit = reading.live_record(db, id).edit.updated(**changes)
         encoded = self._vectors.of([edit])
-        with self._store.writing() as db:
+        with self._writing() as db:
             record = reading.live_record(db, id)
             edit = record.edit.updated(**changes)
             if edit == record.edit:
@@ -154,159 +162,133 @@ class EditMemory(Care):
         Raises:
             MemoryError_: there is no such edit, or it is forgotten already.
         """
-        with self._store.writing() as db:
+        with self._writing() as db:
             record = reading.record(db, id)
-            if record.status == "forgotten":
-                raise MemoryError_(f"edit {id} is forgotten already")
+            if record.status in ("forgotten", "purged"):
+                raise MemoryError_(f"edit {id} is {record.status} already")
             Change(db, "forget").turn(record, "forgotten", "forget")
             return reading.record(db, id)
 
-    def undo(self) -> Operation:
+    def purge(self, ids: int | Iterable[int]) -> Purged:
+        """Take edits away with all their versions: no byte of what they said stays in a file of the memory.
+
+        What stays is that there was an edit with this id, and which operations changed it. What it superseded
+        stays superseded, as after `forget`; what other edits say too (a subject's name) is theirs. A purge
+        can't be undone. Copies of the folder are yours to look after.
+
+        A reader that still uses the write-ahead log keeps the old bytes there; after the memory's timeout the
+        result's `left` says so, and the rest is done by the next writing or opening.
+
+        Raises:
+            MemoryError_: there is no such edit, or it is purged already. MemoryBusy: another process writes.
+        """
+        given = [ids] if isinstance(ids, int) else builtins.list(ids)
+        if not given:
+            raise MemoryError_("nothing to purge: name at least one edit")
+        with self._store.writing() as db:
+            operation = purge.strike(db, given)
+        indexed = self._live.index is not None or any((self.path / name).exists() for name in purge.SNAPSHOTS)
+        self._purge_done = False
+        left = purge.finish(self._store, self._store.timeout)
+        self._purge_done = left is None
+        if indexed:
+            with suppress(MemoryError_), self._store.reading() as db:
+                self._live.rebuild(db)
+                self._live.save()
+        return Purged(tuple(dict.fromkeys(given)), operation, left, tuple(purge.others(self.path)))
+
+    def undo(self, operation: int | None = None) -> Operation:
         """Take back the last operation that still stands (an import is one), and say which it was.
 
-        Undo again to go further back. The undo is itself an operation: history only grows.
-
-        Raises:
-            MemoryError_: there is nothing left to undo.
-        """
-        with self._store.writing() as db:
-            operation = writing.undo(db)
-            last, _ = reading.last_operation(db)
-            self._vectors.keep(db, [record.edit for record in reading.without_vectors(db, last)], {})
-        return operation
-
-    # -- reading
-
-    def get(self, id: int) -> Record:
-        """The edit with this id, whatever its status.
-
-        Raises:
-            MemoryError_: there is none.
-        """
-        with self._store.reading() as db:
-            return reading.record(db, id)
-
-    def get_ref(self, ref: str) -> Record:
-        """The edit with this ref; of several the live one, else the newest.
-
-        Raises:
-            MemoryError_: there is none.
-        """
-        with self._store.reading() as db:
-            return reading.record_with_ref(db, checked("a ref", ref))
-
-    def history(self, id: int) -> builtins.list[Version]:
-        """All that happened to one edit, oldest first.
-
-        Raises:
-            MemoryError_: there is no such edit.
-        """
-        with self._store.reading() as db:
-            reading.record(db, id)
-            return reading.versions(db, id)
-
-    def list(
-        self,
-        *,
-        tag: str | None = None,
-        source: str | None = None,
-        subject: str | None = None,
-        method: str | None = None,
-        status: str = "live",
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> builtins.list[Record]:
-        """Edits by id; every filter that is given must hold.
-
-        Raises:
-            MemoryError_: `status` is none of live, superseded, forgotten and all.
-        """
-        if status not in _STATUSES:
-            raise MemoryError_(unknown("status", str(status), _STATUSES))
-        for name, value in {"tag": tag, "source": source, "subject": subject, "method": method}.items():
-            if value is not None:
-                checked(name, value)
-        with self._store.reading() as db:
-            return builtins.list(
-                reading.records(
-                    db,
-                    tag=tag,
-                    source=source,
-                    subject=subject,
-                    method=method,
-                    status=status,
-                    limit=limit,
-                    offset=offset,
-                )
-            )
-
-    def as_of(self, time: str | datetime) -> builtins.list[Record]:
-        """The edits that were live at a moment, as they were then: what the memory knew."""
-        with self._store.reading() as db:
-            return reading.records_at(db, instant(time))
-
-    def operations(self, limit: int | None = None) -> builtins.list[Operation]:
-        """What was done to the memory, newest first."""
-        with self._store.reading() as db:
-            return reading.operations(db, limit)
-
-    def __iter__(self) -> Iterator[Record]:
-        """The live edits, by id."""
-        return iter(self.list())
-
-    def __len__(self) -> int:
-        with self._store.reading() as db:
-            last = reading.last_operation(db)
-            if self._counted[0] != last:
-                self._counted = (last, reading.count(db))
-            return self._counted[1]
-
-    @property
-    def path(self) -> Path:
-        """The memory's folder."""
-        return self._store.folder
-
-    @property
-    def generation(self) -> int:
-        """Grows whenever the edits, or their vectors, change."""
-        with self._store.reading() as db:
-            return reading.last_operation(db)[0]
-
-    # -- searching
-
-    def search(self, text: str, k: int = 10) -> builtins.list[Near]:
-        """The k live edits nearest to a text, those that it names among them."""
-        checked("what is searched for", text)
-        return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
-
-    def near(
-        self, queries: Sequence[str], vectors: np.ndarray, k: int = 8, at: str | datetime | None = None
-    ) -> builtins.list[builtins.list[Near]]:
-        """For each query the k nearest live edits and up to k that it names.
-
-        Best cosine first. A query names an edit where the edit's subject, or an alias, stands in it
-        (`memedit.memory.rules.named_in`).
+        Undo again to go further back. The undo is itself an operation: history only grows. What was purged
+        since does not come back, and is named in the `passed` of what is returned.
 
         Args:
-            queries: texts. vectors: theirs, (n, dim), by the memory's encoder. at: the moment at which the
-                edits' facts hold; None for now.
+            operation: the id of an earlier one (see `operations`) on which no later one builds.
 
         Raises:
-            EncoderMismatch: the vectors are of another length than the memory's.
+            MemoryError_: there is nothing left to undo; or no such operation, or it can't be undone, and why.
+        """
+        with self._writing() as db:
+            done = undo.undo(db, operation)
+            last, _ = reading.last_operation(db)
+            self._vectors.keep(db, [record.edit for record in reading.without_vectors(db, last)], {})
+        return done
+
+    # -- conflicts
+
+    def conflicts(self) -> builtins.list[Conflict]:
+        """The pairs of live edits that may contradict each other and of which nothing was decided, newest first.
+
+        Those that were found when edits were added, and, looked for now, those of edits that were changed or
+        brought back since.
         """
         with self._store.reading() as db:
-            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
+            waiting = reading.live_among(db, conflicts.awaiting(db))
+            found = self._live.suspected(db, waiting) if waiting else []
+        if not self._store.why_readonly:
+            self._compared(waiting, found)
+        with self._store.reading() as db:
+            listed = self._live.conflicts(db, instant(None), [pair[:2] for pair in found])
+        return listed
 
-    # -- settings
+    def keep_both(self, one: int, other: int) -> Operation:
+        """Decide that two live edits don't contradict each other: both are used, and are no conflict any more.
 
-    @property
-    def encoder(self) -> Encoder:
-        """What encodes for this memory; loaded on first need.
+        An operation, which can be undone.
 
         Raises:
-            EncoderMismatch: the memory's vectors are another encoder's.
+            MemoryError_: one of them isn't live, they are one, or it was decided already.
         """
-        return self._vectors.encoder
+        with self._writing() as db:
+            self._two_live(db, one, other)
+            if other in conflicts.beside(db, [one]).get(one, ()):
+                raise MemoryError_(f"that edits {one} and {other} both stay is decided already")
+            change = Change(db, "keep-both")
+            conflicts.keep_both(db, change.begin(), [(one, other)])
+            return reading.operation_with(db, change.id)
+
+    def supersede(self, new: int, old: int) -> Record:
+        """Let one live edit take another's place, and give the one that was superseded.
+
+        Raises:
+            MemoryError_: one of them isn't live, or they are one.
+        """
+        with self._writing() as db:
+            _, loser = self._two_live(db, new, old)
+            Change(db, "supersede").turn(loser, "superseded", "supersede", new)
+            return reading.record(db, old)
+
+    def _two_live(self, db: Database, one: int, other: int) -> tuple[Record, Record]:
+        if one == other:
+            raise MemoryError_(f"edit {one} and edit {other} are one: name two edits")
+        return reading.live_record(db, one), reading.live_record(db, other)
+
+    def _compared(
+        self, ids: Iterable[int], found: Iterable[tuple[int, int, float]], kept_by: int = 0
+    ) -> None:
+        """Write down what comparing these edits with the others has shown; no harm is done if it can't be.
+
+        Args:
+            kept_by: the operation that lets both of each pair stay; 0: they are suspects.
+        """
+        pairs = [pair[:2] for pair in found]
+        with suppress(MemoryBusy), self._store.writing(lazily=True) as db:
+            if kept_by:
+                conflicts.keep_both(db, kept_by, pairs)
+            else:
+                conflicts.suspect(db, pairs)
+            conflicts.checked(db, ids)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Database]:
+        """A transaction, before which an unfinished purge is carried on as far as nobody is in the way."""
+        if not self._purge_done:
+            self._purge_done = purge.resume(self._store)
+        with self._store.writing() as db:
+            yield db
+
+    # -- settings
 
     @property
     def default_method(self) -> str:
@@ -317,10 +299,6 @@ class EditMemory(Care):
     def default_method(self, name: str) -> None:
         self.set_meta("default_method", name)
 
-    def get_meta(self, key: str) -> str | None:
-        """A setting of the memory, or a fact about it; None where it was never set."""
-        return self._store.meta(key)
-
     def set_meta(self, key: str, value: str) -> None:
         """Keep a setting with the memory. It is no operation: undo passes it by.
 
@@ -329,7 +307,7 @@ class EditMemory(Care):
         """
         checked("a setting's name", key)
         checked(f"the setting {key}", value)
-        if key in ("memory", "schema_version") or key.startswith("encoder_"):
+        if key in ("memory", "schema_version") or key.startswith(("encoder_", "purge")):
             raise MemoryError_(f"{key} is the memory's own; take another name for a setting")
         with self._store.writing() as db:
             writing.put_meta(db, key, value)
@@ -359,8 +337,10 @@ class EditMemory(Care):
         if self._store.closed:
             return
         if not self._store.why_readonly:
-            with suppress(MemoryError_), self._store.reading():
-                self._live.save_where_it_pays()
+            with suppress(MemoryError_):
+                with self._store.reading() as db:
+                    self._live.save_where_it_pays(db)
+                self._drop_stale()
         self._store.close()
 
     def __enter__(self) -> EditMemory:

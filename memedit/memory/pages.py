@@ -15,7 +15,7 @@ from typing import Any
 _INDEX_LEAF, _INDEX_INNER = 0x0A, 0x02  # such pages hold no rows of tables
 _SIZES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}  # of whole numbers, by serial type
 
-_TIME, _STATUS = r"\d{4}-\d\d-\d\dT.*", "live|superseded|forgotten"
+_TIME, _STATUS = r"\d{4}-\d\d-\d\dT.*", "live|superseded|forgotten|purged"
 # What a column's text looks like, by the column's name.
 _LOOKS = {
     name: re.compile(pattern, re.DOTALL)

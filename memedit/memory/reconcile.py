@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +25,6 @@ from memedit.memory.health import told, vouched
 from memedit.memory.reading import sound_vectors
 from memedit.memory.salvage import Row, Rows
 from memedit.memory.store import FILE
-
-_ACTIONS = {"add": "add", "supersede": "add", "update": "update", "forget": "forget", "undo": "undo"}
 
 
 @dataclass
@@ -56,6 +55,7 @@ def build(db: Database, folder: Path, reached: Rows, scanned: Rows, done: Repair
     states = _states(found["edits"])
     versions = _versions(found, states, done)
     operations = _operations(found["operations"], versions, states)
+    _state(versions)
     encoder = _meta(db, found["meta"])
     for row in operations.values():
         _put(db, "operations", row)
@@ -70,7 +70,8 @@ def build(db: Database, folder: Path, reached: Rows, scanned: Rows, done: Repair
     _patches(db, folder, found["patches"])
     for name in found.keys() - {"meta", "operations", "versions", "edits", "vectors", "patches"}:
         for rows in found[name].values():
-            _put(db, name, rows[0])
+            with suppress(sqlite3.IntegrityError):  # of edits, or operations, that are no more
+                _put(db, name, rows[0])
     writing.relist(db)
     done.saved = {name: db[name].count for name in ("edits", "versions", "operations", "vectors", "patches")}
     lost = max((row["seq"] for row in versions), default=0) - len(versions)
@@ -91,7 +92,7 @@ def _vouched(row: Row) -> bool:
 
 def _readable(row: Row) -> bool:
     try:
-        return bool(content.loads(row["content"]).statement)
+        return bool(content.loads(row["content"]).statement) or row["status"] == "purged"
     except MemoryError_:
         return False
 
@@ -115,7 +116,11 @@ def _trust(row: Row) -> int:
 def _versions(found: Rows, states: Mapping[tuple[int, int], Row], done: Repaired) -> list[Row]:
     """Every version, in order; one that is lost or altered is taken from the edit's own row."""
     versions: dict[tuple[int, int], Row] = {}
-    by_content = {(row["hash"], v): id for (id, v), row in states.items() if _trust(row) == 3}
+    by_content = {
+        (row["hash"], v): id
+        for (id, v), row in states.items()
+        if _trust(row) == 3 and row["status"] != "purged"
+    }
     for rows in found["versions"].values():
         key = rows[0]["edit"], rows[0]["version"]
         owner = by_content.get((rows[0]["hash"], key[1]), key[0])
@@ -124,6 +129,7 @@ def _versions(found: Rows, states: Mapping[tuple[int, int], Row], done: Repaired
                 {**row, "edit": owner} for row in rows
             ]  # it is another edit's, and its number was altered
             key = owner, key[1]
+        rows = sorted(rows, key=lambda row: row["status"] != "purged")  # older images hold what was purged
         best = next((row for row in rows if _vouched(row)), None)
         state = states.get(key)
         if state is not None and (_trust(state) == 3 or (best is None and _vouched(state))):
@@ -153,7 +159,7 @@ def _version_of(state: Row, seq: int) -> Row:
     action = {"superseded": "supersede", "forgotten": "forget"}.get(state["status"])
     if action is None:
         action = "add" if state["version"] == 1 else "update"
-    same = {name: state[name] for name in ("version", "status", "superseded_by", "content")}
+    same = {name: state[name] for name in ("version", "status", "superseded_by", "content", "stated")}
     hash = content.loads(state["content"]).content_hash
     return {
         "seq": seq,
@@ -164,6 +170,17 @@ def _version_of(state: Row, seq: int) -> Row:
         "hash": hash,
         "at": state["changed"],
     }
+
+
+def _state(versions: list[Row]) -> None:
+    """When each edit came to say what it says, where the rows are from before that was written down."""
+    last: dict[int, tuple[str, int]] = {}
+    for row in versions:
+        hash, stated = last.get(row["edit"], ("", 0))
+        if row["action"] in ("add", "update") or hash != row["hash"]:
+            stated = row["operation"]
+        row["stated"] = row["stated"] or stated
+        last[row["edit"]] = row["hash"], row["stated"]
 
 
 def _operations(
@@ -186,8 +203,7 @@ def _operations(
     added = {id: state["added"] for (id, _), state in states.items()}
     for row in versions:
         if row["operation"] not in kinds or row["action"] != "supersede":
-            action: str = row["action"]
-            kinds[row["operation"]] = _ACTIONS.get(action, action)
+            kinds[row["operation"]] = row["action"]
         state = states.get((row["edit"], row["version"]))
         if state is not None:
             times[row["operation"]] = state["changed"]
@@ -263,6 +279,7 @@ def _edits(
             "version": row["version"],
             "status": row["status"],
             "superseded_by": row["superseded_by"],
+            "stated": row["stated"],
             "added": added[id],
             "changed": operations[row["operation"]]["at"],
             "hash": row["hash"],

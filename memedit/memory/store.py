@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from memedit.errors import MemoryBusy, MemoryDamaged, MemoryError_, NewerMemory
+from memedit.errors import MemoryBusy, MemoryDamaged, MemoryError_, NewerMemory, OldSchema
 from memedit.memory import wal
 from memedit.memory.migrations import SCHEMA, migrations
 
@@ -155,8 +155,9 @@ class Store:
         if tables and not migrations.pending(self._reader):
             return
         if self.why_readonly:
-            raise MemoryError_(
-                f"the memory at {self.folder} must be brought to the present schema, but {self.why_readonly}"
+            raise OldSchema(
+                f"the memory at {self.folder} must be brought to the present schema, but {self.why_readonly}; "
+                "open it once for writing, as any command that changes it does"
             )
         with self.writing(migrating=True) as db:
             migrations.apply(db)
@@ -183,8 +184,11 @@ class Store:
                     self._reader.execute("COMMIT")
 
     @contextmanager
-    def writing(self, *, migrating: bool = False) -> Iterator[Database]:
+    def writing(self, *, migrating: bool = False, lazily: bool = False) -> Iterator[Database]:
         """One transaction, on the disk when the block has ended; an exception leaves everything as it was.
+
+        Args:
+            lazily: a power cut may lose it (a kill can't): for what could be found out again.
 
         Raises:
             MemoryBusy: another process, or thread, writes for longer than `timeout`.
@@ -199,6 +203,8 @@ class Store:
                 self._check_open()
                 self._check_there()
                 db = self._writing_connection()
+                # FULL: a commit is on the disk when it returns, also through a power cut.
+                db.execute(f"PRAGMA synchronous = {'NORMAL' if lazily else 'FULL'}")
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     self._check_there()  # it may have been put in another's place while this one waited
@@ -244,12 +250,40 @@ class Store:
     def _writing_connection(self) -> Database:
         if self._writer is None:
             self._writer = self._connect("rw")
-            # FULL: a commit is on the disk when it returns, also through a power cut.
             self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute(
+                "PRAGMA secure_delete = ON"
+            )  # what is deleted is overwritten, not only unlinked
             self._writer.execute("PRAGMA foreign_keys = ON")
             self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
         return self._writer
+
+    def rewrite(self) -> None:
+        """Write the database anew without the room that deleted rows left, in one transaction (VACUUM).
+
+        Raises:
+            MemoryBusy, MemoryError_: as `writing`; the database is as it was.
+        """
+        with self.alone() as db:
+            db.execute("VACUUM")
+
+    def empty_log(self, wait: float) -> bool:
+        """Take the whole write-ahead log over into the database and cut it to nothing.
+
+        Args:
+            wait: seconds to wait for readers, in any process, that still read from it.
+
+        Returns:
+            whether it is empty now.
+        """
+        with self.alone() as db:
+            db.execute(f"PRAGMA busy_timeout = {int(1000 * wait)}")
+            try:
+                return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {int(1000 * self.timeout)}")
 
     def meta(self, key: str) -> str | None:
         """A value of the meta table."""

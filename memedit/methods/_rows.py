@@ -1,9 +1,10 @@
-"""Putting edits on single rows of a batch: context spliced before a row's ids, patches added to a row's modules.
+"""Putting edits on single rows of a batch: context spliced in before a row's prompt, patches added to a row's modules.
 
 Both happen inside the model's forward pass, through hooks that only the calling thread's own
 batch sees. `generate` above it therefore never sees the spliced ids: repetition penalties, logits
-processors, stopping criteria, streamers and max_length work on the caller's sequence alone, and
-what comes back is the caller's ids followed by the new tokens.
+processors, stopping criteria, streamers and max_length work on the caller's sequence alone, what
+comes back is the caller's ids followed by the new tokens, and hidden states and attentions are
+those of the caller's tokens.
 """
 
 from __future__ import annotations
@@ -16,11 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from memedit import prefix
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, batch_rows
+from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# With more different contexts in a batch, reading them along with the prompts is cheaper than one by one.
+MOST_PREFIXES = 8
 
 
 @dataclass(frozen=True)
@@ -39,42 +45,47 @@ RowPatch = Mapping[str, LowRank]  # module name -> what is added to its output
 
 @dataclass(frozen=True)
 class Row:
-    """What one row is given: text before its prompt, and what its modules add."""
+    """What one row is given: what it reads before its prompt, and what its modules add.
 
-    context: str = ""
+    Attributes:
+        context: pieces of text, least important first.
+        tail: how many of the row's own tokens stand after the context (a chat's last user turn and what follows);
+            None puts the context first, after the row's own BOS.
+    """
+
+    context: tuple[Piece, ...] = ()
     patch: RowPatch | None = None
+    tail: int | None = None
 
     def __add__(self, other: Row) -> Row:
         """Both: contexts one after the other; low-rank terms of one module side by side, so that they add up."""
         patch = dict(self.patch or {})
         for name, term in (other.patch or {}).items():
             patch[name] = patch[name] + term if name in patch else term
-        return Row(self.context + other.context, patch or None)
+        tail = self.tail if other.tail is None else other.tail
+        return Row(self.context + other.context, patch or None, tail)
 
 
 @dataclass(frozen=True)
-class _Splice:
-    """What is put before the ids of every row of one forward pass.
+class Read:
+    """What a row has read before its prompt, and what there was no room for."""
 
-    Attributes:
-        ids, mask: (rows, width), left-padded; a row that gets any begins with its own BOS, where it has one.
-        hidden: (rows, visible length at prefill) mask of 1 but for the BOS that was taken over.
-    """
-
-    ids: Tensor
-    mask: Tensor
-    hidden: Tensor
+    text: str = ""
+    left_out: tuple[Piece, ...] = ()
 
 
 @dataclass
 class _Batch:
-    """The rows of the forward passes under way in this thread; `splice` is made at prefill."""
+    """The rows of the forward passes under way in this thread; contexts are fitted at the first of them."""
 
     owner: AppliedModel
-    context: list[list[int]]
-    patches: list[RowPatch | None]
-    new_tokens: int = 0
-    splice: _Splice | None = None
+    first: int  # number of the first row among the owner's
+    rows: list[Row]
+    options: Mapping[str, Any]
+    contexts: list[list[int]] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    splice: Splice | None = None
+    mask: Tensor | None = None  # of the first forward pass, contexts included
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -82,14 +93,17 @@ _ACTIVE: ContextVar[_Batch | None] = ContextVar("memedit_rows", default=None)
 
 
 class AppliedModel:
-    """An LM made of a base and one `Row` for each prompt it will be asked; alive inside `rows_applied` only."""
+    """An LM made of a base and one `Row` for each prompt it will be asked; alive inside `rows_applied` only.
+
+    Attributes:
+        read: what each row has read, once it was asked.
+    """
 
     def __init__(self, base: HFModel, rows: Sequence[Row]) -> None:
         self.base = base
         self.rows = list(rows)
-        contexts = dict.fromkeys(row.context for row in self.rows)
-        ids = {text: base.encode_context(text) for text in contexts}
-        self._context = [ids[row.context] for row in self.rows]
+        self.read = [Read() for _ in self.rows]
+        self._encoded: dict[str, list[int]] = {}
 
     def generate(
         self,
@@ -108,16 +122,18 @@ class AppliedModel:
         size = batch_rows(batch_size, len(prompts))
         out: list[str] = []
         for start in range(0, len(prompts), size):
-            rows = slice(start, start + size)
-            with self._active(rows, options):
-                out += self.base.generate(list(prompts[rows]), seed=seed, **options)
+            with self._active(start, size, self.base.text_options(options)):
+                out += self.base.generate(list(prompts[start : start + size]), seed=seed, **options)
         return out
 
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
-        with self._active(slice(None), inputs, inputs["input_ids"].shape[1]):
-            return self.base.generate(seed=seed, **inputs)
+        with self._active(0, len(self.rows), inputs):
+            out = self.base.generate(seed=seed, **inputs)
+        if getattr(out, "past_key_values", None) is not None:
+            out.past_key_values = None  # it holds the contexts, and fits no prompt of the caller's
+        return out
 
     def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 32) -> list[Score]:
         """As `HFModel.score`; prompt i is row i."""
@@ -125,7 +141,7 @@ class AppliedModel:
         out: list[Score] = []
         for start in range(0, len(prompts), batch_size):
             rows = slice(start, start + batch_size)
-            with self._active(rows, {"max_new_tokens": 0}):
+            with self._active(start, batch_size, {"max_new_tokens": 0}):
                 out += self.base.score(list(prompts[rows]), list(targets[rows]), batch_size=batch_size)
         return out
 
@@ -134,9 +150,8 @@ class AppliedModel:
             raise ValueError(f"{prompts} prompts for {len(self.rows)} rows of edits")
 
     @contextmanager
-    def _active(self, rows: slice, options: Mapping[str, Any], prompt_length: int = 0) -> Iterator[None]:
-        new = self.base.new_tokens(prompt_length, options)
-        batch = _Batch(self, self._context[rows], [row.patch for row in self.rows[rows]], new)
+    def _active(self, first: int, size: int, options: Mapping[str, Any]) -> Iterator[None]:
+        batch = _Batch(self, first, self.rows[first : first + size], options)
         token = _ACTIVE.set(batch)
         try:
             yield
@@ -148,13 +163,15 @@ class AppliedModel:
         batch = _ACTIVE.get()
         return batch if batch is not None and batch.owner is self else None
 
-    def _splice(
+    # -- contexts
+
+    def _before(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Forward pre-hook of the whole model: the context's ids, mask and positions before the row's own."""
+        """Forward pre-hook of the whole model: the contexts' ids, mask and positions among the rows' own."""
         batch = self._batch()
         # Without kwargs the call is another thread's, which met this hook while it was being removed.
-        if batch is None or kwargs is None or not any(batch.context):
+        if batch is None or kwargs is None or not any(row.context for row in batch.rows):
             return None
         kwargs = dict(kwargs)
         ids: Tensor = kwargs["input_ids"]
@@ -162,74 +179,122 @@ class AppliedModel:
         past = cache.get_seq_length() if cache is not None else 0
         mask = kwargs.get("attention_mask")
         if mask is None:  # `generate` leaves a mask of ones out
-            seen = past - batch.splice.ids.shape[1] if past and batch.splice else 0
+            seen = past - batch.mask.shape[1] + batch.splice.visible if past and batch.splice else 0  # type: ignore[union-attr]
             mask = torch.ones(ids.shape[0], seen + ids.shape[1], dtype=torch.long, device=ids.device)
         if mask.dim() != 2:
             raise ModelError(
                 "a stated fact needs a cache that grows: leave cache_implementation out (static caches are not served)"
             )
-        if batch.splice is None:
-            batch.splice = self._prefill(batch, ids, mask)
-        splice = batch.splice
-        mask = mask.clone()
-        mask[:, : splice.hidden.shape[1]] *= splice.hidden.to(mask.dtype)
-        full = torch.cat([splice.mask.to(mask.dtype), mask], dim=1)
         if not past:
-            kwargs["input_ids"] = torch.cat([splice.ids, ids], dim=1)
-            kinds = kwargs.get("token_type_ids")
-            if kinds is not None:
-                kwargs["token_type_ids"] = torch.cat([torch.zeros_like(splice.ids), kinds], dim=1)
+            self._put_in(batch, ids, mask, cache, kwargs)
+        splice, full = batch.splice, batch.mask
+        assert splice is not None
+        assert full is not None
+        if past:
+            full = torch.cat([full, mask[:, splice.visible :]], dim=1)
         kwargs["attention_mask"] = full
         if kwargs.get("position_ids") is not None:
             width = kwargs["input_ids"].shape[1]
             kwargs["position_ids"] = (full.long().cumsum(-1) - 1).clamp(min=0)[:, -width:]
         return args, kwargs
 
-    def _prefill(self, batch: _Batch, ids: Tensor, mask: Tensor) -> _Splice:
-        """Context of each row of (rows, length) ids; beams and returned sequences repeat the batch's rows.
+    def _put_in(self, batch: _Batch, ids: Tensor, mask: Tensor, cache: Any, kwargs: dict[str, Any]) -> None:
+        """The contexts into a pass that begins with the prompt: into its cache where they recur, else among its ids."""
+        if not batch.contexts:
+            self._fit(batch, ids, mask)
+        pad = self.base.tokenizer.pad_token_id
+        batch.splice = splice = spliced(ids, mask, batch.contexts, batch.starts, pad)
+        kinds = kwargs.get("token_type_ids")
+        if kinds is not None:
+            own, kwargs["token_type_ids"] = splice.column >= 0, torch.zeros_like(splice.ids)
+            kwargs["token_type_ids"][own.nonzero()[:, 0], splice.column[own]] = kinds[own]
+        whole = kinds is not None or kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
+        known = None if whole else self._prefixes(batch, splice, cache)
+        if known is None:
+            kwargs["input_ids"], batch.mask = splice.ids, splice.mask
+            return
+        rests, there = left_padded(splice.rests, pad)
+        heads = prefix.fill(cache, known)
+        kwargs["input_ids"] = rests.to(ids.device)
+        batch.mask = torch.cat([heads, there], dim=1).to(mask.device, mask.dtype)
 
-        Raises:
-            ModelError: context and prompt are longer than what the model takes.
-        """
-        bos, pad = self.base.tokenizer.bos_token_id, self.base.tokenizer.pad_token_id
-        repeat = ids.shape[0] // len(batch.context)
-        first = mask.long().argmax(-1).tolist()
-        hidden = torch.ones_like(mask)
-        rows = []
-        for i, column in enumerate(first):
-            context = batch.context[i // repeat]
-            if context and bos is not None and int(ids[i, column]) == bos:
-                context = [bos, *context]
-                hidden[i, column] = 0
-            rows.append(context)
-        width = max(map(len, rows))
+    def _fit(self, batch: _Batch, ids: Tensor, mask: Tensor) -> None:
+        """As much of each row's context as there is room for, and where it goes."""
+        bos = self.base.tokenizer.bos_token_id
         limit = self.base.context_length
-        lengths = [len(row) + int(n) for row, n in zip(rows, mask.sum(1), strict=True)]
-        if limit is not None and max(lengths) + batch.new_tokens > limit:
-            raise ModelError(
-                f"the prompt with its stated facts has {max(lengths)} tokens and {batch.new_tokens} more are asked for; "
-                f"the model takes {limit}: shorten the prompt, or ask for fewer"
-            )
-        return _Splice(
-            torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=ids.device),
-            torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=ids.device),
-            hidden,
-        )
+        new = self.base.new_tokens(ids.shape[1], batch.options)
+        repeat = ids.shape[0] // len(batch.rows)  # beams and returned sequences repeat the batch's rows
+        lengths = mask.sum(1).tolist()[::repeat]
+        first = ids.gather(1, mask.long().argmax(-1, keepdim=True))[::repeat, 0].tolist()
+        for i, row in enumerate(batch.rows):
+            own = int(lengths[i])
+            begins = ids[i * repeat][mask[i * repeat].bool()][:32]
+            prompt = self.base.tokenizer.decode(begins, skip_special_tokens=True)
+            context, out = fitted(row.context, self._encode, own, new, limit, prompt)
+            kept = tuple(piece for piece in row.context if piece not in out)
+            self.read[batch.first + i] = Read(joined(kept), out)
+            batch.contexts.append(context)
+            front = int(bos is not None and first[i] == bos)
+            batch.starts.append(front if row.tail is None else max(0, own - row.tail))
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._encoded:
+            self._encoded[text] = self.base.encode_context(text)
+        return self._encoded[text]
+
+    def _prefixes(self, batch: _Batch, splice: Splice, cache: Any) -> list[prefix.Layers] | None:
+        """Keys and values of what each row reads up to the end of its context; None where it has to be read anew.
+
+        Whether they are used depends on the call alone, never on what was asked before: same inputs, same output.
+        """
+        model, kept = self.base.model, self.base.prefixes
+        if not kept.budget or not all(splice.heads) or not all(splice.rests):
+            return None
+        if len(set(splice.heads)) > MOST_PREFIXES or any(row.patch for row in batch.rows):
+            return None
+        if cache is None or not prefix.serves(model, cache):
+            return None
+        token = _ACTIVE.set(None)
+        try:
+            found = {head: kept.get(model, head) for head in dict.fromkeys(splice.heads)}
+        finally:
+            _ACTIVE.reset(token)
+        layers = [found[head] for head in splice.heads]
+        return None if any(one is None for one in layers) else layers  # type: ignore[return-value]
+
+    def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        """Forward hook of the whole model: of hidden states and attentions, the caller's own tokens only."""
+        batch = self._batch()
+        # Without output the call is another thread's, as above.
+        if batch is None or output is None or batch.splice is None or batch.mask is None:
+            return
+        inside, column = batch.mask.shape[1], batch.splice.column
+        begins = kwargs["attention_mask"].shape[1] == inside
+        states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+        if states is not None and begins:
+            output.hidden_states = tuple(own_columns(state, column, 1) for state in states)
+        if attentions is not None:
+            own = []
+            for weights in attentions:
+                weights = own_columns(weights, column, 2) if begins else weights
+                before, after = weights[..., :inside], weights[..., inside:]
+                own.append(torch.cat([own_columns(before, column, 3), after], dim=3))
+            output.attentions = tuple(own)
+
+    # -- patches
 
     def _adder(self, name: str) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]:
         """Forward hook of the module `name`: adds each row's low-rank product to that row's output."""
 
         def add(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             batch = self._batch()
-            if batch is None or not any(patch and name in patch for patch in batch.patches):
+            if batch is None or not any(row.patch and name in row.patch for row in batch.rows):
                 return None
             x = args[0]
             if name not in batch.stacked:
-                batch.stacked[name] = _stack(
-                    [patch.get(name) if patch else None for patch in batch.patches], x, output
-                )
+                batch.stacked[name] = _stack([(row.patch or {}).get(name) for row in batch.rows], x, output)
             up, down = batch.stacked[name]
-            repeat = x.shape[0] // len(batch.patches)
+            repeat = x.shape[0] // len(batch.rows)
             up, down = up.repeat_interleave(repeat, 0), down.repeat_interleave(repeat, 0)
             return output + torch.bmm(torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2))
 
@@ -240,7 +305,10 @@ class AppliedModel:
 def rows_applied(base: HFModel, rows: Sequence[Row]) -> Iterator[AppliedModel]:
     """The base as a model whose row i is given `rows[i]`; hooks are on inside the block only, weights are never written."""
     applied = AppliedModel(base, rows)
-    handles = [base.model.register_forward_pre_hook(applied._splice, with_kwargs=True)]
+    handles = [
+        base.model.register_forward_pre_hook(applied._before, with_kwargs=True),
+        base.model.register_forward_hook(applied._after, with_kwargs=True),
+    ]
     try:
         for name in sorted({name for row in rows for name in row.patch or ()}):
             handles.append(base.model.get_submodule(name).register_forward_hook(applied._adder(name)))

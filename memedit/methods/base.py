@@ -11,6 +11,7 @@ from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.methods import METHODS, MethodInfo
 from memedit.methods._rows import AppliedModel, Row, RowPatch, rows_applied
+from memedit.methods._splice import Piece, joined
 
 if TYPE_CHECKING:
     import torch
@@ -63,12 +64,12 @@ class EditMethod(ABC):
         return None
 
     @abstractmethod
-    def context(self, edits: Sequence[Edit]) -> str:
-        """The text that a row reads before its prompt; empty for methods that patch modules."""
+    def context(self, edits: Sequence[Edit]) -> Sequence[Piece]:
+        """What a row reads before its prompt, least important first; nothing for methods that patch modules."""
 
     def rewrite(self, prompt: str, edits: Sequence[Edit]) -> str:
         """What a row reads in all: the context, then the prompt, untouched."""
-        return self.context(edits) + prompt
+        return joined(self.context(edits)) + prompt
 
     def row_patch(self, edits: Sequence[Edit]) -> RowPatch | None:
         """What is added to the outputs of named modules, for the row that knows these edits."""
@@ -80,7 +81,7 @@ class EditMethod(ABC):
             return Row()
         for edit in edits:
             self.check(edit)
-        return Row(context=self.context(edits), patch=self.row_patch(edits))
+        return Row(context=tuple(self.context(edits)), patch=self.row_patch(edits))
 
     def applied(
         self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]

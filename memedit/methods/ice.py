@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memedit.edit import Edit
+from memedit.methods._splice import Piece
 from memedit.methods.base import EditMethod
 
 REFUSAL = "I don't have that information."
@@ -27,9 +28,9 @@ class ICE(EditMethod):
 
     name = "ice"
 
-    def context(self, edits: Sequence[Edit]) -> str:
+    def context(self, edits: Sequence[Edit]) -> list[Piece]:
         """One line per edit, oldest first: what is said last weighs most, and the newest edit wins."""
-        return "".join(
-            f"Withheld: {edit.prompt}\n" if edit.kind == "erase" else f"Fact: {edit.statement}\n"
+        return [
+            Piece(f"Withheld: {edit.prompt}\n" if edit.kind == "erase" else f"Fact: {edit.statement}\n")
             for edit in edits
-        )
+        ]

@@ -43,6 +43,10 @@ class Plain:
     def live(self) -> list[int]:
         return [id for id, (status, _, _) in self.now.items() if status == "live"]
 
+    def left(self) -> dict[int, tuple[str, str, str]]:
+        """What can be read of it."""
+        return {id: row for id, row in self.now.items() if row[0] != "purged"}
+
     def after(self, kind: str, arguments: Any) -> Plain:
         """What it knows after an operation; ids are given in order, and only by what was done."""
         now, before = dict(self.now), [*self.before, self.now]
@@ -61,7 +65,7 @@ class Plain:
             now = {id: ("forgotten", *row[1:]) for id, row in now.items()} | self.before[-1]
             before = self.before[:-1]
         elif kind == "purge":
-            del now[arguments]
+            now[arguments] = ("purged", "", "")  # its number is never given again
             before = []
         else:
             return self
@@ -121,7 +125,7 @@ def look(folder: Path, possible: list[Plain]) -> Plain:
     """
     with EditMemory.open(folder, encoder=TrigramEncoder(16)) as memory:
         found = state(memory)
-        which = [plain for plain in possible if plain.now == found]
+        which = [plain for plain in possible if plain.left() == found]
         assert which, f"the memory is none of those it could be: {_difference(found, possible)}"
         assert memory.check() == [], memory.check()
         live = {id for id, row in found.items() if row[0] == "live"}
@@ -137,7 +141,7 @@ def look(folder: Path, possible: list[Plain]) -> Plain:
 
 
 def _difference(found: dict[int, Any], possible: list[Plain]) -> str:
-    wanted = possible[0].now
+    wanted = possible[0].left()
     ids = [id for id in found.keys() | wanted.keys() if found.get(id) != wanted.get(id)]
     return "; ".join(f"{id}: {found.get(id)} for {wanted.get(id)}" for id in ids[:5])
 

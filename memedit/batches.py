@@ -1,0 +1,157 @@
+"""Rows of a Hugging Face batch: realigned, cut out with what belongs to them, and joined again in the caller's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Parts = Sequence[tuple[list[int], Any]]  # the caller's rows, and what `generate` gave for them
+
+_PER_ROW = ("attention_mask", "position_ids", "token_type_ids")  # what has a row per prompt
+_PER_STEP = ("scores", "logits", "attentions", "hidden_states")  # tuples with an entry per new token
+
+
+def realigned(ids: torch.Tensor, options: dict[str, Any], pad: int, eos: int | None) -> torch.Tensor:
+    """Right padding moved to the left, in ids and in whatever `options` has per token; a decoder-only model goes on
+    from the last column. Without a mask, padding is what Hugging Face takes for it.
+    """
+    import torch
+
+    mask = options.get("attention_mask")
+    if mask is None and pad != eos and bool((ids[:, -1] == pad).any()):
+        mask = (ids != pad).long()
+        options["attention_mask"] = mask
+    if mask is None or mask.shape != ids.shape or bool(mask[:, -1].all()):
+        return ids
+    order = torch.argsort(mask.long(), dim=1, stable=True)
+    for name in _PER_ROW:
+        value = options.get(name)
+        if value is not None and value.shape == ids.shape:
+            options[name] = value.gather(1, order)
+    return ids.gather(1, order)
+
+
+def rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The options of some rows; what is shared by all stays as it is, and who asks for a row's number gets the caller's."""
+    cut: dict[str, Any] = {name: options[name][rows] for name in _PER_ROW if options.get(name) is not None}
+    allowed = options.get("prefix_allowed_tokens_fn")
+    if allowed is not None:
+        cut["prefix_allowed_tokens_fn"] = lambda row, sequence: allowed(rows[row], sequence)
+    for name in ("logits_processor", "stopping_criteria"):
+        own = options.get(name)
+        if own:
+            cut[name] = type(own)([_AllRows(each, rows, ids) for each in own])
+    return {**options, **cut, "input_ids": ids[rows]}
+
+
+class _AllRows:
+    """A custom processor or criterion that is shown the batch as the caller made it, though only some rows are under way.
+
+    The other rows show their prompts, padded at the right, and scores of zero; what is said of them is dropped.
+    """
+
+    def __init__(self, inner: Callable[..., Any], rows: list[int], ids: torch.Tensor) -> None:
+        self._inner, self._rows, self._ids = inner, rows, ids
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any) -> Any:
+        import torch
+
+        repeat = input_ids.shape[0] // len(self._rows)  # beams and returned sequences
+        total = len(self._ids) * repeat
+        own = torch.tensor(
+            [row * repeat + i for row in self._rows for i in range(repeat)], device=input_ids.device
+        )
+        shown = input_ids.new_zeros(total, input_ids.shape[1])
+        shown[:, : self._ids.shape[1]] = self._ids.repeat_interleave(repeat, 0)
+        shown[own] = input_ids
+        if isinstance(scores, torch.Tensor):
+            wide = scores.new_zeros(total, *scores.shape[1:])
+            wide[own] = scores
+            scores = wide
+        said = self._inner(shown, scores)
+        return said[own] if isinstance(said, torch.Tensor) and said.dim() else said
+
+
+def joined(parts: Parts, prompts: int, pad: int) -> Any:
+    """What `generate` would have given for all rows at once: ids, or its dictionary; rows in the caller's order.
+
+    Rows that were done sooner are filled up as Hugging Face does within a batch: with padding, which is certain
+    (score 0, all else minus infinity). Keys and values are left out: they hold what the caller does not see.
+    """
+    import torch
+
+    if isinstance(parts[0][1], torch.Tensor):
+        return _stacked(parts, prompts, pad)
+    outs = [(rows, dict(out)) for rows, out in parts]
+    whole: dict[str, Any] = {}
+    for name in {name for _, out in outs for name in out} - {"past_key_values"}:
+        values = [(rows, out.get(name)) for rows, out in outs]
+        if any(value is None for _, value in values):
+            continue
+        if name in _PER_STEP:
+            whole[name] = _steps(values, prompts, pad, name in ("scores", "logits"))
+        elif name == "beam_indices":
+            whole[name] = _stacked(_renumbered(values, [out["scores"] for _, out in outs]), prompts, -1)
+        else:
+            whole[name] = _stacked(values, prompts, pad)
+    return type(parts[0][1])(**whole)
+
+
+def _stacked(parts: Parts, prompts: int, fill: float) -> torch.Tensor:
+    """One tensor (prompts * returned, ...), as wide as the widest part; each part has `returned` rows per prompt."""
+    import torch
+
+    first: torch.Tensor = parts[0][1]
+    returned = first.shape[0] // len(parts[0][0])
+    shape: list[int] = [max(sizes) for sizes in zip(*(value.shape[1:] for _, value in parts), strict=True)]
+    out = torch.full((prompts * returned, *shape), fill, dtype=first.dtype, device=first.device)
+    for rows, value in parts:
+        place = torch.tensor(
+            [row * returned + i for row in rows for i in range(returned)], device=first.device
+        )
+        region: Any = (place, *(slice(size) for size in value.shape[1:]))
+        out[region] = value.to(first.device)
+    return out
+
+
+def _steps(parts: Parts, prompts: int, pad: int, scored: bool) -> tuple[Any, ...]:
+    """An entry per step; a part that was done sooner is filled up with what stands for a padding token."""
+    out: list[Any] = []
+    for step in range(max(len(value) for _, value in parts)):
+        here: list[tuple[list[int], Any]] = []
+        like = next(value[step] for _, value in parts if step < len(value))
+        for rows, value in parts:
+            entry = value[step] if step < len(value) else _of_padding(value[0], like, pad, scored)
+            here.append((rows, entry))
+        if isinstance(like, tuple):  # one tensor a layer
+            layers = range(len(like))
+            out.append(tuple(_stacked([(r, e[i]) for r, e in here], prompts, 0) for i in layers))
+        else:
+            out.append(_stacked(here, prompts, 0))
+    return tuple(out)
+
+
+def _of_padding(own: Any, like: Any, pad: int, scored: bool) -> Any:
+    """Shaped as `like`, with the rows of `own`."""
+    if isinstance(own, tuple):
+        return tuple(_of_padding(o, k, pad, scored) for o, k in zip(own, like, strict=True))
+    filled = like.new_full((own.shape[0], *like.shape[1:]), float("-inf") if scored else 0.0)
+    if scored:
+        filled[:, pad] = 0.0
+    return filled
+
+
+def _renumbered(parts: Parts, scores: Sequence[Any]) -> list[tuple[list[int], Any]]:
+    """Beam indices count through a part's rows and beams; here through the caller's."""
+    import torch
+
+    out = []
+    for (rows, indices), steps in zip(parts, scores, strict=True):
+        beams = steps[0].shape[0] // len(rows)
+        own = torch.tensor(rows, device=indices.device)
+        moved = own[(indices.clamp(min=0) // beams)] * beams + indices.clamp(min=0) % beams
+        out.append((rows, torch.where(indices < 0, indices, moved)))
+    return out
