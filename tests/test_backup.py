@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,35 @@ def test_an_older_schema_comes_back_too(tmp_path: Path) -> None:
         assert restore(tmp_path / "old", tmp_path / "new", force=True).edits == 4
         assert [r.id for r in memory] == [2, 3, 4, 5]
         assert memory.check() == []
+
+
+def test_abandoned_files_are_swept(made: Path) -> None:
+    for name, age in (("vectors.faiss.1.2.tmp", 7200), ("vectors.faiss.3.4.tmp", 0)):
+        (made / name).write_bytes(b"x")
+        os.utime(made / name, (time.time() - age,) * 2)
+    (made / ".repair-x").mkdir()
+    os.utime(made / ".repair-x", (0, 0))
+    with EditMemory.open(made, encoder=TrigramEncoder()) as memory:
+        assert memory.compact().files == 2
+    assert "vectors.faiss.3.4.tmp" in names(made)  # another process may be writing it
+
+
+def test_clocks_decide_nothing(made: Path) -> None:
+    with sqlite3.connect(made / "memory.db") as db:  # written by a clock that was far ahead
+        db.execute("UPDATE operations SET at = replace(at, '20', '29') WHERE id = 2")
+        db.execute("UPDATE edits SET changed = (SELECT at FROM operations WHERE id = 2) WHERE id = 2")
+    db.close()
+    for time_of_file in (0, 1 << 33):
+        for name in ("memory.db", "vectors.faiss"):
+            os.utime(made / name, (time_of_file, time_of_file))
+        with EditMemory.open(made, encoder=TrigramEncoder()) as memory:
+            memory.add(capital("Mali", f"Gao {time_of_file}"))
+            times = [operation.at for operation in memory.operations()]
+            assert times == sorted(set(times), reverse=True)
+            assert memory.search("The capital of Mali is", 1)[0].record.edit.target == f"Gao {time_of_file}"
+            memory.save_index()
+            memory.put_patch(1, "damaged", "rome", b"patch")
+            assert memory.check() == []
 
 
 # -- a folder that goes away under an open memory

@@ -148,10 +148,10 @@ def sweep(store: Store) -> int:
             if path.is_file() and path.name not in known:
                 path.unlink(missing_ok=True)
                 swept += 1
-    for path in store.folder.glob("*.tmp"):
+    for path in [*store.folder.glob("*.tmp"), *store.folder.glob(".repair-*")]:
         with suppress(OSError):
             if _abandoned(path):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 swept += 1
     return swept
 

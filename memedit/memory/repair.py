@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from memedit.errors import MemoryBusy, MemoryError_, NewerMemory
-from memedit.memory import content
+from memedit.memory import content, wal
 from memedit.memory.health import damage
 from memedit.memory.reconcile import Repaired, build
 from memedit.memory.salvage import salvage, tables_of
@@ -27,6 +27,8 @@ def needed(folder: Path, timeout: float = 10.0) -> bool:
     """
     if not (folder / FILE).exists() and not list(folder.glob(f"{DAMAGED}*")):
         raise MemoryError_(f"there is no memory at {folder} to repair")
+    if wal.damaged(_log(folder / FILE)):
+        return True
     try:
         with closing(Store(folder, timeout=timeout)) as store, store.reading() as db:
             return any(damage(db))

@@ -23,6 +23,8 @@ from memedit.memory.migrations import SCHEMA, migrations
 FILE = "memory.db"
 DAMAGED = f"{FILE}.damaged-"  # and a time: what a repair has kept
 _WAL_KEPT = 1 << 24  # bytes that the write-ahead log keeps after a bulk write was taken over
+# Bytes of a log that an opening looks through; a longer one is only left by a process killed in a huge import.
+_WAL_LOOKED_AT = 1 << 26
 # What SQLite says of a damaged file: of its pages, its header, a text in it, its list of tables.
 _SIGNS = (
     "malformed", "not a database", "corrupt", "UTF-8", "no such table", "no such column", "unsupported file format",
@@ -56,7 +58,7 @@ class Store:
             os.access(path, os.W_OK) for path in (folder, self.file) if path.exists()
         ):
             self.why_readonly = f"{folder} can't be written by this user"
-        if self.file.exists() and wal.damaged(self.file.with_name(FILE + "-wal")):
+        if self.file.exists() and wal.damaged(self.file.with_name(FILE + "-wal"), _WAL_LOOKED_AT):
             raise MemoryDamaged(
                 f"the log of {self.file} is damaged, and edits in it would be lost; run `memedit doctor --repair`"
             )

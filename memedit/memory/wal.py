@@ -27,13 +27,14 @@ class Log:
         pages: page number and image, frame by frame, up to the last committed one, sound or not.
         sound: how many of the frames from the beginning SQLite will take.
         committed: how many frames there are up to the last one that ended a transaction.
-        whole: whether the log's own header is.
+        whole: whether the log's own header is. salts: what tells its frames from those of the log before.
     """
 
     pages: list[tuple[int, bytes]]
     sound: int
     committed: int
     whole: bool
+    salts: tuple[int, ...] = ()
 
     @property
     def damaged(self) -> bool:
@@ -67,16 +68,28 @@ def read(path: Path) -> Log:
         (heads[at][0], data[_HEADER.size + at * width + _FRAME.size : _HEADER.size + (at + 1) * width])
         for at in range(committed)
     ]
-    return Log(pages, sound, committed, whole)
+    return Log(pages, sound, committed, whole, tuple(salts))
 
 
-def damaged(path: Path) -> bool:
-    """Whether a log lost something that was committed; one that is being written meanwhile is looked at again."""
-    for _ in range(3):
-        if not read(path).damaged:
+def damaged(path: Path, most: int | None = None) -> bool:
+    """Whether a log lost something that was committed.
+
+    One that is being written meanwhile may look so for a moment: its sound part grows, or is another log's.
+
+    Args:
+        most: bytes; a longer log is taken to be sound. None looks at a log of any length.
+    """
+    if most is not None and (not path.exists() or path.stat().st_size > most):
+        return False
+    seen = read(path)
+    for _ in range(2):
+        if not seen.damaged:
             return False
         time.sleep(0.05)
-    return True
+        before, seen = seen, read(path)
+        if (before.sound, before.salts) != (seen.sound, seen.salts):
+            return False
+    return seen.damaged
 
 
 def _sound(
