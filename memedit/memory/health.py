@@ -74,6 +74,8 @@ def damage(db: Database) -> Iterator[str]:
             "LEFT JOIN operations o ON o.id = v.operation "
             "WHERE v.seq IS NULL OR v.status != e.status OR v.content != e.content OR v.hash != e.hash "
             "OR v.superseded_by IS NOT e.superseded_by OR v.stated != e.stated OR o.at != e.changed OR e.added > e.changed "
+            "OR EXISTS (SELECT 1 FROM versions f JOIN operations p ON p.id = f.operation "
+            "WHERE f.edit = e.id AND f.version = 1 AND p.at != e.added) "
             "OR v.status NOT IN ('live', 'superseded', 'forgotten', 'purged') "
             "OR EXISTS (SELECT 1 FROM versions n WHERE n.edit = e.id AND n.version > e.version)"
         ).fetchone()[0]
