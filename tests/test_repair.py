@@ -276,6 +276,8 @@ def test_a_damaged_log_loses_nothing_silently(logged: Path, share: float) -> Non
     size = log.stat().st_size
     flip(log, 8 * max(9, int(size * share)))
     before = log.read_bytes()
+    assert wal.damaged(log)
+    assert not wal.damaged(log, most=size - 1)
     with pytest.raises(MemoryDamaged, match=r"the log of .* is damaged"):
         use(logged)
     assert log.read_bytes() == before  # which SQLite itself would have thrown away

@@ -58,10 +58,12 @@ class Store:
             os.access(path, os.W_OK) for path in (folder, self.file) if path.exists()
         ):
             self.why_readonly = f"{folder} can't be written by this user"
-        if self.file.exists() and wal.damaged(self.file.with_name(FILE + "-wal"), _WAL_LOOKED_AT):
-            raise MemoryDamaged(
-                f"the log of {self.file} is damaged, and edits in it would be lost; run `memedit doctor --repair`"
-            )
+        with suppress(OSError):  # what can't be read SQLite will say better
+            if self.file.exists() and wal.damaged(self.file.with_name(FILE + "-wal"), _WAL_LOOKED_AT):
+                raise MemoryDamaged(
+                    f"the log of {self.file} is damaged, and edits in it would be lost; "
+                    "run `memedit doctor --repair`"
+                )
         with self._said():
             self._reader = self._open_reader()
             self._opened = self._which()
