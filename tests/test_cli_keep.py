@@ -110,6 +110,28 @@ def test_a_further_value_stays_beside_the_first(run):
     assert sorted(e["id"] for e in route["edits"]) == [1, 2]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_further_values_survive_export_and_import(run, tmp_path, kind):
+    fact = ["--prompt", "The child of Ann Lee is", "--subject", "Ann Lee"]
+    run("add-fact", *fact, "--target", "Bo")
+    run("add-fact", *fact, "--target", "Cy", "--keep-both")
+    run("add-fact", "Tea is blue.")
+    run("update", "1", "--target", "Bob")  # the newest word, though it has the oldest id
+    run("export", f"all.{kind}")
+    assert "keep_both" in (tmp_path / f"all.{kind}").read_text()
+    assert said(run("import", f"all.{kind}", "--dry-run", "--json", "-m", "other"))["superseded"] == 0
+    run("import", f"all.{kind}", "-m", "other")
+    edits = said(run("list", "--json", "-m", "other"))
+    assert [(e.get("target"), e.get("keep_both")) for e in edits] == [
+        ("Cy", None),
+        (None, None),
+        ("Bob", None),
+    ]
+    assert said(run("conflicts", "--json", "-m", "other")) == []
+    run("export", f"again.{kind}", "-m", "other")
+    assert (tmp_path / f"again.{kind}").read_text() == (tmp_path / f"all.{kind}").read_text()
+
+
 def test_an_erased_fact_is_withheld(run, model):
     run("add-fact", "The capital of France is Lyon.", "--target", "Lyon", "--subject", "France")
     out = run("erase-fact", "The capital of France is Lyon.", "--subject", "France", "--old", "Lyon")

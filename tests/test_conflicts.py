@@ -160,6 +160,17 @@ def test_a_second_child_stays_beside_the_first(memory: EditMemory) -> None:
     assert [r.edit.target for r in memory] == ["Bo Quist"]
 
 
+def test_of_one_list_some_are_further_values(memory: EditMemory) -> None:
+    cities = [capital("France", "Lyon"), capital("France", "Paris")]
+    added = memory.add([child("Bo"), child("Cy"), *cities, child("Di")], keep_both=[1, 4])
+    assert added.superseded == [(3, 4)]
+    assert [r.edit.target for r in memory] == ["Bo", "Cy", "Paris", "Di"]
+    assert memory.beside([1, 4]) == {1: [2, 5]}
+    memory.forget(2)
+    assert memory.beside([1, 2, 5]) == {1: [5], 2: [1, 5], 5: [1]}
+    assert pairs(memory) == []
+
+
 def test_saying_one_of_several_again_replaces_that_one_only(memory: EditMemory) -> None:
     memory.add(child("Bo Quist", ref="b"))
     memory.add(child("Cy Quist", ref="c"), keep_both=True)

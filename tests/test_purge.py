@@ -176,6 +176,9 @@ def test_several_at_once_or_none(memory: EditMemory) -> None:
         memory.purge([1, 9])
     with pytest.raises(MemoryError_, match="name at least one"):
         memory.purge([])
+    for bad in (None, "1", 2.0, [True, "x"]):
+        with pytest.raises(MemoryError_, match="no edit"):
+            memory.purge(bad)  # type: ignore[arg-type]
     assert len(memory) == 5
     assert memory.purge([1, 3, 1]).ids == (1, 3)
     assert [r.id for r in memory] == [2, 4, 5]

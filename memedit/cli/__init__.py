@@ -1,8 +1,9 @@
 """The `memedit` command. Each module holds the commands of one purpose; heavy imports happen inside them.
 
-edits.py     add-fact, erase-fact, import, export, update
+edits.py     add-fact, erase-fact, update
 takeback.py  forget, undo, log
 resolve.py   conflicts
+transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 backup.py    backup, restore, compact
@@ -15,10 +16,11 @@ from __future__ import annotations
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
 from memedit.cli.backup import backup, compact, restore
-from memedit.cli.edits import add_fact, erase_fact, export, import_, update
+from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
+from memedit.cli.transfer import export, import_
 from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
 
 for command in (

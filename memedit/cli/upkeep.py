@@ -206,7 +206,8 @@ def eval_(
             model, memory=m, method=method, device=device, dtype=dtype, false_fire_rate=false_fire_rate
         )
         with progress("encoding") as bar:
-            ids = m.add([c.edit for c in cases], progress=bar).ids
+            given = iter(m.add([edit for c in cases for edit in c.edits], progress=bar).ids)
+        ids = [[next(given) for _ in c.edits] for c in cases]
         with progress("asking") as bar:
             answers = ask_all(
                 edited,

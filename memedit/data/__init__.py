@@ -5,6 +5,6 @@ format by the fields of the first record; `read_edits` is what `memedit import` 
 """
 
 from memedit.data.case import Case, Query
-from memedit.data.formats import FORMATS, read_cases, read_edits, read_prompts
+from memedit.data.formats import FORMATS, NAMES, Reading, read, read_cases, read_edits, read_prompts
 
-__all__ = ["FORMATS", "Case", "Query", "read_cases", "read_edits", "read_prompts"]
+__all__ = ["FORMATS", "NAMES", "Case", "Query", "Reading", "read", "read_cases", "read_edits", "read_prompts"]

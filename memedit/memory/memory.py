@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlite_utils import Database
-
 from memedit.edit import Edit
-from memedit.errors import EditError, MemoryBusy, MemoryError_, unknown
-from memedit.memory import conflicts, patches, purge, reading, undo, writing
+from memedit.errors import EditError, MemoryError_, unknown
+from memedit.memory import patches, purge, reading, undo, writing
 from memedit.memory.care import Care
-from memedit.memory.content import checked, instant
-from memedit.memory.readable import ReadableMemory
-from memedit.memory.records import Added, Conflict, Encoder, Operation, Purged, Record
+from memedit.memory.content import checked
+from memedit.memory.decided import DecidedMemory
+from memedit.memory.live import LiveIndex
+from memedit.memory.records import Added, Encoder, Operation, Purged, Record
 from memedit.memory.store import Store
 from memedit.memory.vectors import Progress
 from memedit.memory.writing import Change
@@ -26,7 +25,7 @@ from memedit.memory.writing import Change
 DEFAULT_METHOD = "ice"
 
 
-class EditMemory(Care, ReadableMemory):
+class EditMemory(Care, DecidedMemory):
     """All edits, durable and versioned: SQLite is the truth, the index is a disposable snapshot of it.
 
     Made by `open`. Many threads may share one, many processes may read one folder, and one at a time writes:
@@ -45,7 +44,6 @@ class EditMemory(Care, ReadableMemory):
         self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
     ) -> None:
         super().__init__(store, encoder, device)
-        self._purge_done = purge.resume(store)  # else a purge waits for somebody to get out of the way
 
     @classmethod
     def open(
@@ -75,7 +73,11 @@ class EditMemory(Care, ReadableMemory):
     # -- changing
 
     def add(
-        self, edits: Edit | Iterable[Edit], *, keep_both: bool = False, progress: Progress | None = None
+        self,
+        edits: Edit | Iterable[Edit],
+        *,
+        keep_both: bool | Collection[int] = False,
+        progress: Progress | None = None,
     ) -> Added:
         """Take in edits as one operation: all of them, or none.
 
@@ -87,47 +89,64 @@ class EditMemory(Care, ReadableMemory):
 
         Args:
             keep_both: these are further values beside what is known (a second child): they supersede only what
-                has their ref or their target, and are in conflict with nothing that is there.
+                has their ref or their target, and are in conflict with nothing that is there. For some of
+                the edits only: their positions.
             progress: called with (edits encoded, edits to encode) while they are encoded.
 
         Raises:
             EditError: something given is no edit. EncoderMismatch: the memory is another encoder's.
             MemoryBusy: another process writes. MemoryError_: it can't be written.
         """
-        # A mapping or a text is one thing, which is no edit, and not many.
-        given: builtins.list[Any] = (
-            [edits] if isinstance(edits, (Edit, Mapping, str)) else builtins.list(edits)
-        )
-        for place, edit in enumerate(given):
-            if not isinstance(edit, Edit):
-                raise EditError(
-                    f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
-                    "make one with Edit.from_dict"
-                )
+        given = writing.checked(edits)
+        further = set(range(len(given)) if keep_both is True else keep_both or ())
         self._live.prepare()
-        with self._store.reading() as db:
-            kept = [writing.place(db, edit, keep_both).edit for edit in given]
-        encoded = self._vectors.of(kept, progress)
+        encoded = self._encoded(given, further, progress)
         with self._writing() as db:
-            change = Change(db, "add")
-            outcome = [change.add(edit, keep_both) for edit in given]
-            self._vectors.keep(db, change.stated, encoded)
-        added = Added(
-            ids=[id for id, _ in outcome],
-            new=[id for id, new in outcome if new],
-            superseded=change.superseded,
-            duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
-            conflicts=[],
-            operation=change.id,
-            renewed=change.renewed,
-        )
+            added, stated = writing.take_in(db, given, further)
+            self._vectors.keep(db, stated, encoded)
         with self._store.reading() as db:
             found = self._live.suspected(db, added.new)
             self._live.save_where_it_pays(db)
-        self._compared(added.new, found, change.id if keep_both else 0)
-        if not keep_both:
-            added.conflicts.extend(found)
+        beside = {added.ids[n] for n in further}
+        stay = [pair for pair in found if pair[0] in beside]
+        added.conflicts.extend(pair for pair in found if pair[0] not in beside)
+        self._compared(added.new, added.conflicts, stay, added.operation)
         return added
+
+    def preview(
+        self,
+        edits: Edit | Iterable[Edit],
+        *,
+        keep_both: bool | Collection[int] = False,
+        conflicts: bool = True,
+        progress: Progress | None = None,
+    ) -> Added:
+        """What `add` would do with these edits now, with the ids that it would give; changes nothing.
+
+        Args:
+            keep_both: as for `add`.
+            conflicts: look for possible conflicts too, for which the edits are encoded.
+        """
+        given = writing.checked(edits)
+        further = set(range(len(given)) if keep_both is True else keep_both or ())
+        encoded = self._encoded(given, further, progress) if conflicts else {}
+        with self._store.trying() as db:
+            added, stated = writing.take_in(db, given, further)
+            if conflicts and added.operation:
+                self._vectors.keep(db, stated, encoded)
+                # An index of its own, since what it sees is about to be taken back.
+                found = LiveIndex(self.path, self._live.device).suspected(db, added.new)
+                beside = {added.ids[n] for n in further}
+                added.conflicts.extend(pair for pair in found if pair[0] not in beside)
+        return added
+
+    def _encoded(
+        self, given: builtins.list[Edit], further: Collection[int], progress: Progress | None
+    ) -> dict[str, bytes]:
+        """The vectors of edits that are about to be added, as they will be kept."""
+        with self._store.reading() as db:
+            kept = [writing.place(db, edit, n in further).edit for n, edit in enumerate(given)]
+        return self._vectors.of(kept, progress)
 
     def update(self, id: int, **changes: Any) -> Record:
         """Change fields of a live edit; what it said before stays in its history.
@@ -182,7 +201,7 @@ class EditMemory(Care, ReadableMemory):
         Raises:
             MemoryError_: there is no such edit, or it is purged already. MemoryBusy: another process writes.
         """
-        given = [ids] if isinstance(ids, int) else builtins.list(ids)
+        given = builtins.list(ids) if isinstance(ids, Iterable) else [ids]
         if not given:
             raise MemoryError_("nothing to purge: name at least one edit")
         with self._store.writing() as db:
@@ -214,79 +233,6 @@ class EditMemory(Care, ReadableMemory):
             last, _ = reading.last_operation(db)
             self._vectors.keep(db, [record.edit for record in reading.without_vectors(db, last)], {})
         return done
-
-    # -- conflicts
-
-    def conflicts(self) -> builtins.list[Conflict]:
-        """The pairs of live edits that may contradict each other and of which nothing was decided, newest first.
-
-        Those that were found when edits were added, and, looked for now, those of edits that were changed or
-        brought back since.
-        """
-        with self._store.reading() as db:
-            waiting = reading.live_among(db, conflicts.awaiting(db))
-            found = self._live.suspected(db, waiting) if waiting else []
-        if not self._store.why_readonly:
-            self._compared(waiting, found)
-        with self._store.reading() as db:
-            listed = self._live.conflicts(db, instant(None), [pair[:2] for pair in found])
-        return listed
-
-    def keep_both(self, one: int, other: int) -> Operation:
-        """Decide that two live edits don't contradict each other: both are used, and are no conflict any more.
-
-        An operation, which can be undone.
-
-        Raises:
-            MemoryError_: one of them isn't live, they are one, or it was decided already.
-        """
-        with self._writing() as db:
-            self._two_live(db, one, other)
-            if other in conflicts.beside(db, [one]).get(one, ()):
-                raise MemoryError_(f"that edits {one} and {other} both stay is decided already")
-            change = Change(db, "keep-both")
-            conflicts.keep_both(db, change.begin(), [(one, other)])
-            return reading.operation_with(db, change.id)
-
-    def supersede(self, new: int, old: int) -> Record:
-        """Let one live edit take another's place, and give the one that was superseded.
-
-        Raises:
-            MemoryError_: one of them isn't live, or they are one.
-        """
-        with self._writing() as db:
-            _, loser = self._two_live(db, new, old)
-            Change(db, "supersede").turn(loser, "superseded", "supersede", new)
-            return reading.record(db, old)
-
-    def _two_live(self, db: Database, one: int, other: int) -> tuple[Record, Record]:
-        if one == other:
-            raise MemoryError_(f"edit {one} and edit {other} are one: name two edits")
-        return reading.live_record(db, one), reading.live_record(db, other)
-
-    def _compared(
-        self, ids: Iterable[int], found: Iterable[tuple[int, int, float]], kept_by: int = 0
-    ) -> None:
-        """Write down what comparing these edits with the others has shown; no harm is done if it can't be.
-
-        Args:
-            kept_by: the operation that lets both of each pair stay; 0: they are suspects.
-        """
-        pairs = [pair[:2] for pair in found]
-        with suppress(MemoryBusy), self._store.writing(lazily=True) as db:
-            if kept_by:
-                conflicts.keep_both(db, kept_by, pairs)
-            else:
-                conflicts.suspect(db, pairs)
-            conflicts.checked(db, ids)
-
-    @contextmanager
-    def _writing(self) -> Iterator[Database]:
-        """A transaction, before which an unfinished purge is carried on as far as nobody is in the way."""
-        if not self._purge_done:
-            self._purge_done = purge.resume(self._store)
-        with self._store.writing() as db:
-            yield db
 
     # -- settings
 

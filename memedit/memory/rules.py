@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from itertools import accumulate
 
 import numpy as np
 
 from memedit.edit import MAX_ALIASES, Edit
 from memedit.errors import EditError
-from memedit.memory.records import Near
+from memedit.memory.records import Near, Record
 from memedit.subjects import COMMON, words
 
 SUSPECT = 0.8  # cosine of two statements from which they are suspected to say different things of one matter
@@ -58,6 +59,47 @@ def inheriting(new: Edit, replaced: Iterable[Edit]) -> Edit:
         return new.updated(**changes) if changes else new
     except EditError:  # an alias from before a rule became stricter stays behind
         return new
+
+
+def replayable(live: Sequence[Record], beside: Mapping[int, Collection[int]] | None = None) -> list[Record]:
+    """Live edits in an order in which they can be added anew and all stay.
+
+    That is their own order, unless an edit was changed after a later one came: where adding that one after it
+    would supersede it, it goes to after that one.
+
+    Args:
+        beside: by id, those that stay beside an edit and don't supersede it.
+    """
+    beside = beside or {}
+    sharing: dict[str, list[int]] = {}
+    for place, record in enumerate(live):
+        for key in record.edit.keys:
+            sharing.setdefault(key, []).append(place)
+    waits: dict[int, set[int]] = {}  # a place -> the places that go before it
+    for places in sharing.values():
+        for one in places:
+            threats = {
+                other
+                for other in places
+                if other != one
+                and live[other].id not in beside.get(live[one].id, ())
+                and supersedes(live[other].edit, live[one].edit)
+            }
+            waits.setdefault(one, set()).update(threats)
+    frees: dict[int, list[int]] = {}
+    for one, others in waits.items():
+        for other in others:
+            frees.setdefault(other, []).append(one)
+    ready = [place for place in range(len(live)) if not waits.get(place)]
+    out = []
+    while ready:
+        out.append(place := heappop(ready))
+        for one in frees.get(place, ()):
+            waits[one].discard(place)
+            if not waits[one]:
+                heappush(ready, one)
+    left = set(range(len(live))).difference(out)  # any two that would supersede each other
+    return [live[place] for place in (*out, *sorted(left))]
 
 
 def suspicious(new: Edit, old: Edit, cosine: float, asked: float = 0.0) -> bool:

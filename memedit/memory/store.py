@@ -31,6 +31,10 @@ _SIGNS = (
 )  # fmt: skip
 
 
+class _TakenBack(Exception):
+    """Ends a transaction that was a trial."""
+
+
 class Store:
     """The open database of one memory.
 
@@ -60,10 +64,8 @@ class Store:
             self.why_readonly = f"{folder} can't be written by this user"
         with suppress(OSError):  # what can't be read SQLite will say better
             if self.file.exists() and wal.damaged(self.file.with_name(FILE + "-wal"), _WAL_LOOKED_AT):
-                raise MemoryDamaged(
-                    f"the log of {self.file} is damaged, and edits in it would be lost; "
-                    "run `memedit doctor --repair`"
-                )
+                lost = "is damaged, and edits in it would be lost; run `memedit doctor --repair`"
+                raise MemoryDamaged(f"the log of {self.file} {lost}")
         with self._said():
             self._reader = self._open_reader()
             self._opened = self._which()
@@ -250,6 +252,13 @@ class Store:
             self._look_again()
             self._check_there()
             return self._connect("ro", "&immutable=1" if self._still else "")
+
+    @contextmanager
+    def trying(self) -> Iterator[Database]:
+        """As `writing`, and in the end everything is taken back, whatever happened."""
+        with suppress(_TakenBack), self.writing() as db:
+            yield db
+            raise _TakenBack
 
     def _writing_connection(self) -> Database:
         if self._writer is None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import EncoderMismatch
+from memedit.errors import EditError, EncoderMismatch
 from memedit.memory import conflicts, content
 from memedit.memory.reading import live_twin, record, records, rivals
-from memedit.memory.records import Action, Encoder, OperationKind, Record, Status
+from memedit.memory.records import Action, Added, Encoder, OperationKind, Record, Status
 from memedit.memory.rules import inheriting, name_keys, says_the_same
 
 _EDIT = (
@@ -31,10 +32,12 @@ class Place:
     """Where a new edit comes to stand among the live ones.
 
     Attributes:
-        edit: as it will be kept. takes: those whose place it takes. beside: ids of those that stay beside it.
+        edit: as it will be kept. twin: the id of a live edit that says just that; then it is no new one.
+        takes: those whose place it takes. beside: ids of those that stay beside it.
     """
 
     edit: Edit
+    twin: int | None
     takes: list[Record]
     beside: set[int]
 
@@ -46,12 +49,16 @@ def place(db: Database, edit: Edit, keep_both: bool = False) -> Place:
     (`memedit.memory.rules.inheriting`). With `keep_both` it takes only the place of those that say the same or
     have its ref. Where it replaces one by ref or in other words, what was to stay beside that one stays beside it.
     """
+    twin = live_twin(db, edit)
+    if twin is not None:
+        return Place(edit, twin, [], set())
     found = rivals(db, edit)
     same = [r for r in found if says_the_same(edit, r.edit) or (edit.ref and edit.ref == r.edit.ref)]
     stay = set().union(*conflicts.beside(db, [r.id for r in same]).values()) - {r.id for r in same}
     takes = same if keep_both else [r for r in found if r.id not in stay]
     left = {r.id for r in found} - {r.id for r in takes}
-    return Place(inheriting(edit, [r.edit for r in takes]), takes, stay | left)
+    edit = inheriting(edit, [r.edit for r in takes])
+    return Place(edit, live_twin(db, edit), takes, stay | left)
 
 
 class Change:
@@ -89,14 +96,13 @@ class Change:
         Unless a newer one contradicts it: what was said again is the newest word.
         """
         where = place(self.db, edit, keep_both)
-        twin = live_twin(self.db, where.edit)
-        if twin is not None:
-            if not keep_both and conflicts.outdated(self.db, twin):
+        if where.twin is not None:
+            if not keep_both and conflicts.outdated(self.db, where.twin):
                 self.begin()
-                known = record(self.db, twin)
-                self.write(twin, known.version + 1, known.edit, "live", None, "add", known.added, self.id)
-                self.renewed.append(twin)
-            return twin, False
+                known = record(self.db, where.twin)
+                self.write(known.id, known.version + 1, known.edit, "live", None, "add", known.added, self.id)
+                self.renewed.append(known.id)
+            return where.twin, False
         self.begin()
         id = self._next_id()
         self._supersede(where.takes, id)
@@ -176,6 +182,46 @@ def columns(edit: Edit) -> dict[str, str | None]:
         "valid_from": edit.valid_from,
         "valid_to": edit.valid_to,
     }
+
+
+def checked(edits: Edit | Iterable[Edit]) -> list[Edit]:
+    """What was given, as a list of edits.
+
+    Raises:
+        EditError: something in it is no edit.
+    """
+    # A mapping or a text is one thing, which is no edit, and not many.
+    given: list[Any] = [edits] if isinstance(edits, (Edit, Mapping, str)) else list(edits)
+    for place, edit in enumerate(given):
+        if not isinstance(edit, Edit):
+            raise EditError(
+                f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
+                "make one with Edit.from_dict"
+            )
+    return given
+
+
+def take_in(db: Database, edits: list[Edit], further: Collection[int] = ()) -> tuple[Added, list[Edit]]:
+    """Add edits as one operation; conflicts are not looked for.
+
+    Args:
+        further: positions of those that are further values beside what is there.
+
+    Returns:
+        what was done, and the edits whose vectors are wanted.
+    """
+    change = Change(db, "add")
+    outcome = [change.add(edit, n in further) for n, edit in enumerate(edits)]
+    added = Added(
+        ids=[id for id, _ in outcome],
+        new=[id for id, new in outcome if new],
+        superseded=change.superseded,
+        duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
+        conflicts=[],
+        operation=change.id,
+        renewed=change.renewed,
+    )
+    return added, change.stated
 
 
 def tagged(tags: Iterable[str]) -> str:
