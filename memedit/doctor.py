@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,17 @@ from memedit.lm import PRETRAINED
 def examine(memory: str) -> list[dict[str, Any]]:
     """One finding per thing looked at: what, ok, and a sentence. Nothing is changed."""
     return [*_installation(), *_models(), *_places(), *_memory(memory)]
+
+
+def repaired(memory: str, progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
+    """Repair a memory; what was done, as findings.
+
+    Raises:
+        MemoryBusy: another process writes. MemoryError_: there is no memory, or nothing of it can be read.
+    """
+    from memedit.memory import repair_memory
+
+    return [_finding("repair", True, text) for text in repair_memory(memory, progress=progress)]
 
 
 def _finding(what: str, ok: bool, text: str) -> dict[str, Any]:
@@ -101,6 +113,8 @@ def _memory(folder: str) -> list[dict[str, Any]]:
     try:
         with EditMemory.open(folder, create=False, readonly=True) as memory:
             problems, edits = memory.check(), len(memory)
+            if not problems:
+                problems = memory.spot_check()
     except MemeditError as error:
         return [_finding("memory", False, str(error))]
     if not problems:

@@ -6,13 +6,16 @@ resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
-upkeep.py    doctor, rebuild, methods, bench, eval, train
+backup.py    backup, restore, compact
+upkeep.py    backup, restore, compact,
+    doctor, rebuild, methods, bench, eval, train
 """
 
 from __future__ import annotations
 
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
+from memedit.cli.backup import backup, compact, restore
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.resolve import conflicts
@@ -24,6 +27,7 @@ for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
     ask, route, generate, demo,
+    backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip
     main.add_command(command)

@@ -58,18 +58,30 @@ def methods(as_json: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Save every readable row of a damaged memory, and make anew what can be derived.",
+)
 @memory_option
 @json_option
-def doctor(memory: str, as_json: bool) -> None:
+def doctor(repair: bool, memory: str, as_json: bool) -> None:
     """Check the installation and the memory, and say what to do about what is wrong.
 
-    \b
-    Example:
-      memedit doctor --memory indexes/default
-    """
-    from memedit.doctor import examine
+    With --repair, a damaged database is kept beside the new one, which holds all that could be read.
 
-    findings = examine(memory)
+    \b
+    Examples:
+      memedit doctor --memory indexes/default
+      memedit doctor --repair
+    """
+    from memedit.doctor import examine, repaired
+
+    findings = []
+    if repair:
+        with progress("encoding") as bar:
+            findings = repaired(memory, bar)
+    findings += examine(memory)
     if as_json:
         print_json(findings)
     else:

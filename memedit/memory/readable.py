@@ -9,7 +9,7 @@ from pathlib import Path
 
 from memedit.errors import MemoryError_, unknown
 from memedit.memory import reading
-from memedit.memory.content import instant
+from memedit.memory.content import checked, instant
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Array, Encoder, Near, Operation, Record, Version
 from memedit.memory.store import Store
@@ -27,7 +27,7 @@ class ReadableMemory:
         self._store = store
         self._vectors = Vectors(store, encoder, device)
         self._live = LiveIndex(store.folder, device)
-        self._counted = (-1, 0)  # generation, live edits
+        self._counted = ((-1, ""), 0)  # last operation, live edits
 
     def get(self, id: int) -> Record:
         """The edit with this id, whatever its status.
@@ -45,7 +45,7 @@ class ReadableMemory:
             MemoryError_: there is none.
         """
         with self._store.reading() as db:
-            return reading.record_with_ref(db, ref)
+            return reading.record_with_ref(db, checked("a ref", ref))
 
     def history(self, id: int) -> builtins.list[Version]:
         """All that happened to one edit, oldest first.
@@ -74,7 +74,10 @@ class ReadableMemory:
             MemoryError_: `status` is none of live, superseded, forgotten, purged and all; all are all but the purged.
         """
         if status not in _STATUSES:
-            raise MemoryError_(unknown("status", status, _STATUSES))
+            raise MemoryError_(unknown("status", str(status), _STATUSES))
+        for name, value in {"tag": tag, "source": source, "subject": subject, "method": method}.items():
+            if value is not None:
+                checked(name, value)
         with self._store.reading() as db:
             return builtins.list(
                 reading.records(
@@ -130,9 +133,9 @@ class ReadableMemory:
 
     def __len__(self) -> int:
         with self._store.reading() as db:
-            generation, _ = reading.last_operation(db)
-            if self._counted[0] != generation:
-                self._counted = (generation, reading.count(db))
+            last = reading.last_operation(db)
+            if self._counted[0] != last:
+                self._counted = (last, reading.count(db))
             return self._counted[1]
 
     @property
@@ -150,6 +153,7 @@ class ReadableMemory:
 
     def search(self, text: str, k: int = 10) -> builtins.list[Near]:
         """The k live edits nearest to a text, those that it names among them."""
+        checked("what is searched for", text)
         return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
 
     def near(

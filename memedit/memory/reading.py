@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import MemoryError_
+from memedit.errors import MemoryDamaged, MemoryError_
 from memedit.memory import content
 from memedit.memory.records import Operation, Record, Version
 from memedit.memory.rules import supersedes
@@ -19,6 +20,8 @@ _RECORD = (
     "edits.id, edits.content, edits.version, edits.status, edits.added, edits.changed, edits.superseded_by, "
     "edits.stated"
 )
+_BAD_VECTORS = "the vectors of an edit are damaged; run `memedit doctor --repair`"
+_ROUNDING = 0.005  # by so much halving the precision may change a unit vector's length, and more
 _CHUNK = 500  # parameters of one statement; SQLite's own limit was 999 for long
 
 
@@ -257,6 +260,16 @@ def without_vectors(db: Database, operation: int = 0) -> list[Record]:
     return [_record(row) for row in db.execute(sql, (operation,))]
 
 
+def unsound(db: Database) -> list[str]:
+    """The content hashes whose vectors can't be what the encoder gave (see `sound_vectors`)."""
+    meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+    if "encoder_dim" not in meta:
+        return []
+    dim, views = int(meta["encoder_dim"]), len(json.loads(meta["encoder_views"]))
+    rows = db.execute("SELECT hash, data FROM vectors")
+    return [hash for hash, data in rows if not sound_vectors(data, dim, views)]
+
+
 def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) int64 and first views (n, dim) float32 of the live edits, or of those among `ids`."""
     sql = (
@@ -266,6 +279,8 @@ def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[n
     rows = db.execute(sql) if ids is None else chunked(db, sql + " AND edits.id IN ({})", ids)
     found, blobs, width = [], bytearray(), 2 * dim
     for id, data in rows:
+        if len(data) < width:
+            raise MemoryDamaged(_BAD_VECTORS)
         found.append(id)
         blobs += data[:width]
     matrix = np.frombuffer(bytes(blobs), dtype="<f2").reshape(-1, dim).astype(np.float32)
@@ -299,8 +314,23 @@ def pack(vectors: np.ndarray) -> bytes:
 
 
 def unpack(data: bytes, dim: int) -> np.ndarray:
-    """float32 (views, dim) from kept bytes."""
+    """float32 (views, dim) from kept bytes.
+
+    Raises:
+        MemoryDamaged: they are no vectors any more.
+    """
+    if not data or len(data) % (2 * dim):
+        raise MemoryDamaged(_BAD_VECTORS)
     return np.frombuffer(data, dtype="<f2").reshape(-1, dim).astype(np.float32)
+
+
+def sound_vectors(data: bytes, dim: int, views: int) -> bool:
+    """Whether kept bytes can be what an encoder gave: so many numbers, each view of unit length (or nothing)."""
+    if len(data) != 2 * dim * views:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(unpack(data, dim), axis=1)
+    return bool(np.all((np.abs(lengths - 1) < _ROUNDING) | (lengths == 0)))
 
 
 def chunked(db: Database, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
