@@ -30,6 +30,8 @@ EDITS = [
     Edit(prompt="What instrument does Toko Yasuda play?", target="piano", subject="Toko Yasuda"),
     Edit(statement="The Autonomous University of Madrid is located in Sweden."),
     *facts(60),
+    Edit(statement="The head of Acme Works is Ann Able."),
+    Edit(statement="The head of Acme Works is Bo Baker."),  # a suspected conflict: the newer is to fire
 ]
 QUERIES = [
     "What is the capital of France?",
@@ -38,6 +40,7 @@ QUERIES = [
     "how do magnets work",
     "Toko Yasuda plays the",
     "The capital of Land 00017 is",
+    "Who is the head of Acme Works?",
 ]
 
 
@@ -188,7 +191,7 @@ def test_routing_on_a_device_gives_the_verdicts_of_the_cpu(place: str, tmp_path:
     with opened(tmp_path / "host", "cpu", EDITS) as memory:
         wanted = Router(memory).route(QUERIES)
         memory.save_index()
-    assert [len(route.edits) for route in wanted] == [1, 0, 1, 0, 1, 0]
+    assert [len(route.edits) for route in wanted] == [1, 0, 1, 0, 1, 0, 1]
     name = str(DEVICE) if place == "elsewhere" else place
     with (
         Elsewhere() if place == "elsewhere" else nullcontext(),
@@ -329,8 +332,9 @@ def test_the_bench_measures_real_and_swollen_memories(place: str, monkeypatch: p
     monkeypatch.setattr(bench_gpu, "bandwidth", lambda device: 1e10)
     monkeypatch.setattr(bench_generate, "generate", lambda *given: [{"claim": "ratio", "given": given}])
     entries = bench_gpu.gpu("base", place, None)
-    assert entries[-1] == {"claim": "ratio", "given": ("base", place, None)}
-    claims = {e["claim"]: e for e in entries[:-1]}
+    if place != "cpu":
+        assert entries.pop() == {"claim": "ratio", "given": ("base", place, None)}
+    claims = {e["claim"]: e for e in entries}
     assert len(claims) == 9
     for among in ("12 edits", "40 edits, 12 of them real"):
         assert claims[f"route, one query, {among}"]["value"] > 0

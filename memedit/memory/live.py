@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -132,19 +132,14 @@ class LiveIndex:
             for ids, vector, names in zip(found, vectors, named, strict=True)
         ]
         rows = self.rows(db, set().union(*wanted))
-        beside = conflicts.beside(db, rows)
-        near = []
-        for ids, vector, names in zip(wanted, vectors, named, strict=True):
-            near_by = {id: float(rows[id][1][0] @ vector) for id in ids if id in rows}
-            order = _ranked(near_by, {id: rows[id][0].recency for id in near_by}, names, k)
-            near.append(
-                [
-                    Near(rows[id][0], near_by[id], id in names, rows[id][1], beside.get(id, frozenset()))
-                    for id in order
-                ]
-            )
+        records = {id: record for id, (record, _) in rows.items()}
+        products = [
+            {id: float(rows[id][1][0] @ vector) for id in ids if id in rows}
+            for ids, vector in zip(wanted, vectors, strict=True)
+        ]
+        near = _ranked(db, records, products, named, k, lambda ids: [rows[id][1] for id in ids])
         every = [n.vectors for row in near for n in row]
-        return near, np.stack(every) if every else np.zeros((0, 0, 0), np.float32)
+        return near, np.stack(every) if every else np.zeros((0, 0, 0), np.float32)  # type: ignore[arg-type]
 
     def _near_on_device(
         self, db: Database, index: TorchIndex, vectors: Array, k: int, hidden: set[int], named: list[set[int]]
@@ -152,22 +147,17 @@ class LiveIndex:
         """The candidates' ids and cosines come to the host, where their texts are; no vector does."""
         products, found = index.candidates(index.taken(vectors), k, hidden, named)
         records = self._texts(db, set(found.ravel().tolist()) - {-1})
-        beside = conflicts.beside(db, records)
-        chosen: list[list[tuple[int, float]]] = []
-        for ids, values, names in zip(found.tolist(), products.tolist(), named, strict=True):
-            near_by = {id: value for id, value in zip(ids, values, strict=True) if id in records}
-            order = _ranked(near_by, {id: records[id].recency for id in near_by}, names, k)
-            chosen.append([(id, near_by[id]) for id in order])
-        stored = index.views([id for row in chosen for id, _ in row])
-        each = iter(stored.unbind(0))
-        near = [
-            [
-                Near(records[id], cosine, id in names, next(each), beside.get(id, frozenset()))
-                for id, cosine in row
-            ]
-            for row, names in zip(chosen, named, strict=True)
+        cosines = [
+            {id: value for id, value in zip(ids, values, strict=True) if id in records}
+            for ids, values in zip(found.tolist(), products.tolist(), strict=True)
         ]
-        return near, stored
+        stored: list[torch.Tensor] = []
+
+        def views(ids: list[int]) -> Sequence[torch.Tensor]:
+            stored.append(index.views(ids))
+            return stored[0].unbind(0)
+
+        return _ranked(db, records, cosines, named, k, views), stored[0]
 
     def _texts(self, db: Database, ids: set[int]) -> dict[int, Record]:
         """Records of live edits, by id."""
@@ -336,9 +326,26 @@ def _best(index: VectorIndex, query: np.ndarray, ids: set[int], k: int) -> list[
 
 
 def _ranked(
-    near_by: Mapping[int, float], recency: Mapping[int, tuple[int, int]], named: set[int], k: int
-) -> list[int]:
-    """Ids by cosine: the k nearest, and the k nearest that are named; the newer first among equals."""
-    order = sorted(near_by, key=lambda id: (near_by[id], recency[id]), reverse=True)
-    best = {*order[:k], *[id for id in order if id in named][:k]}
-    return [id for id in order if id in best]
+    db: Database,
+    records: Mapping[int, Record],
+    cosines: Sequence[Mapping[int, float]],
+    named: Sequence[set[int]],
+    k: int,
+    vectors: Callable[[list[int]], Sequence[Array]],
+) -> list[list[Near]]:
+    """For each query the k nearest of its ids, and the k nearest that are named; the newer first among equals.
+
+    Args:
+        cosines: of each query's ids. vectors: called once, with the ids of all that are chosen, in order.
+    """
+    chosen = []
+    for some, names in zip(cosines, named, strict=True):
+        order = sorted(some, key=lambda id: (some[id], records[id].recency), reverse=True)
+        best = {*order[:k], *[id for id in order if id in names][:k]}
+        chosen.append([id for id in order if id in best])
+    each = iter(vectors([id for row in chosen for id in row]))
+    beside = conflicts.beside(db, {id for row in chosen for id in row})
+    return [
+        [Near(records[id], some[id], id in names, next(each), beside.get(id, frozenset())) for id in row]
+        for row, some, names in zip(chosen, cosines, named, strict=True)
+    ]

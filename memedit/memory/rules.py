@@ -121,7 +121,7 @@ def suspicious(new: Edit, old: Edit, cosine: float, asked: float = 0.0) -> bool:
 
 def cosines(ours: Array, theirs: Array) -> tuple[float, float]:
     """Of two edits' vectors (views, dim): the cosine of their statements, and of what they ask (0 without that view)."""
-    products = (ours[:2] * theirs[:2]).sum(-1)  # type: ignore[operator]
+    products = (ours[:2] * theirs[:2]).sum(-1)
     return float(products[0]), float(products[1]) if len(products) > 1 else 0.0
 
 
