@@ -216,7 +216,7 @@ def test_between_encoding_and_verdict_no_vector_comes_to_the_host(tmp_path: Path
         there.forget()
         routes = router.route(QUERIES)
         pairs = sum(len(route.nearest) for route in routes)
-        (candidates, verdict), waits = there.copies, there.waits
+        (candidates, verdict, *after), waits = there.copies, there.waits
         assert candidates[1] == torch.int64
         rows, columns = candidates[0]
         assert rows == len(QUERIES)
@@ -225,6 +225,8 @@ def test_between_encoding_and_verdict_no_vector_comes_to_the_host(tmp_path: Path
         )  # ids and cosines of 8 near and at most 8 named, and whether it is proven
         assert verdict == ((pairs,), torch.float64)
         assert waits == []
+        # After the verdict: where several edits fire, whether two contradict each other, by the cosines of two views.
+        assert [shape for shape, _ in after] == [(), ()]
         near, stored = memory.near_with_vectors(QUERIES, memory.encoder.embed(QUERIES))  # type: ignore[attr-defined]
         assert isinstance(stored, Remote)
         assert isinstance(near[0][0].vectors, Remote)
