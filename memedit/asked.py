@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from memedit.chat import ChatTemplate, Conversation
@@ -44,9 +45,14 @@ class Asked:
         rows = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
         return [template.parse(row.tolist()) for row in rows]
 
+    def texts_of(self, ids: torch.Tensor, mask: torch.Tensor | None) -> list[str]:
+        """What rows of ids say, without padding and special tokens."""
+        rows = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
+        return self._base.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
     def batch(
         self, conversations: Sequence[Sequence[Mapping[str, Any]]], **options: Any
-    ) -> tuple[dict[str, torch.Tensor], list[Conversation]]:
+    ) -> tuple[torch.Tensor, torch.Tensor, list[Conversation]]:
         """Ids and mask of shape (conversations, length), left-padded, on the base's device; and what they say.
 
         Raises:
@@ -57,7 +63,7 @@ class Asked:
         done = [self.template.rendered(messages, **options) for messages in conversations]
         ids, mask = left_padded([ids for ids, _ in done], self._base.tokenizer.pad_token_id)
         device = self._base.device
-        return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}, [talk for _, talk in done]
+        return ids.to(device), mask.to(device), [talk for _, talk in done]
 
     def answers(self, ids: Any, prompt_length: int) -> list[str]:
         """What was said after the first `prompt_length` columns, up to where the template's form has an answer end."""
@@ -67,12 +73,14 @@ class Asked:
         return [text.strip() for text in texts]
 
 
-def routed(router: Router, texts: Sequence[str], talks: Talks) -> list[Route]:
+def routed(
+    router: Router, texts: Sequence[str], talks: Talks, at: str | datetime | None = None
+) -> list[Route]:
     """One route per row, conversations and texts in a batch each; a row without a word asks nothing."""
     plain = [i for i, talk in enumerate(talks) if talk is None and texts[i].strip()]
     chats = [talk for talk in talks if talk is not None]
-    by_text = dict(zip(plain, router.route([texts[i] for i in plain]), strict=True))
-    by_talk = iter(router.route_chat(chats))
+    by_text = dict(zip(plain, router.route([texts[i] for i in plain], at), strict=True))
+    by_talk = iter(router.route_chat(chats, at))
     return [
         by_text.get(i, Route(texts[i], (), (), 1.0, None)) if talk is None else next(by_talk)
         for i, talk in enumerate(talks)

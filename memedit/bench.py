@@ -206,6 +206,13 @@ def _chat(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     return chat(model, device, dtype)
 
 
+def _gpu(model: str, device: str | None, dtype: str | None) -> list[Entry]:
+    from memedit.bench_gpu import gpu
+
+    return gpu(model, device, dtype)
+
+
+ALONE = ("gpu",)  # asked for by name only, no part of `all`
 BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {
     "import": _import,
     "add": _add,
@@ -213,4 +220,5 @@ BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {
     "open": _open,
     "generate": _generate,
     "chat": _chat,
+    "gpu": _gpu,
 }

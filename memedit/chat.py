@@ -23,6 +23,7 @@ PLAIN = (
 )
 PLAIN_STOP = "\nQuestion:"  # where an answer in the plain form is over
 
+NO_MESSAGES = 'a conversation is a list of messages like {"role": "user", "content": "..."}'
 _MARKS = {"system": "qzsystemqz", "user": "qz{}userqz", "assistant": "qz{}assistantqz"}
 
 
@@ -63,7 +64,7 @@ class Conversation:
             ModelError: no list of messages, or none of them is the user's.
         """
         if not is_messages(messages):
-            raise ModelError('a conversation is a list of messages like {"role": "user", "content": "..."}')
+            raise ModelError(NO_MESSAGES)
         turns = [Turn(m["role"], text_of(m)) for m in messages if m["role"] in ("user", "assistant")]
         system = [text_of(m) for m in messages if m["role"] == "system"]
         if not any(turn.role == "user" and turn.text.strip() for turn in turns):
@@ -78,6 +79,14 @@ def is_messages(given: Any) -> bool:
         and bool(given)
         and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in given)
     )
+
+
+def conversations_in(given: Any) -> list[Any] | None:
+    """One conversation or a list of them as a list; None where it is neither."""
+    if is_messages(given):
+        return [given]
+    some = isinstance(given, (list, tuple)) and bool(given) and all(is_messages(one) for one in given)
+    return list(given) if some else None
 
 
 def text_of(message: Mapping[str, Any]) -> str:

@@ -6,12 +6,13 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memedit import batches
 from memedit.asked import Asked, Talks, routed, tails
-from memedit.chat import Conversation, is_messages
+from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
 from memedit.errors import ModelError
 from memedit.explanation import Explanation
 from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
@@ -59,6 +60,7 @@ class EditedModel:
         tokenizer: Any = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: str | dict[str, Any] | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
         trust_remote_code: bool = False,
@@ -70,6 +72,8 @@ class EditedModel:
             memory: a memory's folder (made where there is none) or an open `EditMemory`.
             method: overrides the methods that the edits and the memory name.
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
+            device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
+            dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
 
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
@@ -80,7 +84,12 @@ class EditedModel:
             memory = EditMemory.open(memory, encoder=classifier, device=device)
         router = Router(memory, classifier, false_fire_rate=false_fire_rate, method=method)
         base = HFModel.from_pretrained(
-            model, tokenizer=tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            model,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
         )
         return cls(base, router)
 
@@ -144,17 +153,17 @@ class EditedModel:
             "an EditedModel answers through generate() and score(); for the unedited model's logits call .base.model(...)"
         )
 
-    def route(self, prompts: Any) -> list[Route]:
+    def route(self, prompts: Any, at: str | datetime | None = None) -> list[Route]:
         """Which edits each prompt would use, and why; no model is asked.
 
         Args:
-            prompts: texts, also rendered chats; or conversations, as for `chat`.
+            prompts: texts, also rendered chats; or conversations, as for `chat`. at: whose facts hold; None for now.
         """
-        talks = _conversations(prompts)
+        talks = conversations_in(prompts)
         if talks is not None:
-            return self.router.route_chat([Conversation.of(messages) for messages in talks])
+            return self.router.route_chat([Conversation.of(messages) for messages in talks], at)
         prompts = as_texts(prompts)
-        return routed(self.router, prompts, self.asked.in_texts(prompts))
+        return routed(self.router, prompts, self.asked.in_texts(prompts), at)
 
     def generate(
         self,
@@ -163,6 +172,7 @@ class EditedModel:
         routes: Sequence[Route] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        at: str | datetime | None = None,
         **options: Any,
     ) -> Any:
         """Two faces. Texts in: a list of the new texts. Ids in: as Hugging Face's `generate`, a drop-in.
@@ -171,6 +181,7 @@ class EditedModel:
             prompts: texts; or ids of shape (batch, length), which may also come as input_ids=...
             routes: verdicts that are known already, one per prompt; None asks the router.
             batch_size: rows per forward pass (texts only). seed: for sampling (the caller's random state is kept).
+            at: the time whose facts hold, where no routes are given; None for now.
             options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
 
         Returns:
@@ -182,10 +193,10 @@ class EditedModel:
         if not are_texts(prompts):
             given = [prompts, options.pop("input_ids", None), options.pop("inputs", None)]
             ids = next((value for value in given if value is not None), None)
-            return self._generate_ids(ids, routes, seed=seed, **options)
+            return self._generate_ids(ids, routes, seed=seed, at=at, **options)
         prompts = as_texts(prompts)
         talks = self.asked.in_texts(prompts)
-        routes = self._routes(prompts, routes, talks)
+        routes = self._routes(prompts, routes, talks, at)
 
         def answer(rows: list[int], lm: Any) -> list[str]:
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
@@ -199,6 +210,7 @@ class EditedModel:
         routes: Sequence[Route] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        at: str | datetime | None = None,
         template: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
@@ -209,7 +221,7 @@ class EditedModel:
 
         Args:
             messages: [{"role": "user", "content": "..."}, ...], also with a system prompt; or a list of such.
-            routes, batch_size, seed: as for `generate`. template: options of the chat template.
+            routes, batch_size, seed, at: as for `generate`. template: options of the chat template.
             options: as for Hugging Face's `generate`; max_new_tokens is 32 where nothing is said.
 
         Returns:
@@ -218,23 +230,19 @@ class EditedModel:
         Raises:
             ModelError: no conversation, one that the template refuses, or one that is too long.
         """
-        talks = _conversations(messages)
+        talks = conversations_in(messages)
         if talks is None:
-            raise ModelError('a conversation is a list of messages like {"role": "user", "content": "..."}')
-        options = self.base.text_options(options)
-        if self.asked.template.stop:
-            options.setdefault("stop_strings", self.asked.template.stop)
-            options.setdefault("tokenizer", self.tokenizer)
+            raise ModelError(NO_MESSAGES)
+        stops = {"stop_strings": self.asked.template.stop} if self.asked.template.stop else {}
+        options = self.base.text_options({**stops, **options})
         size, out = batch_rows(batch_size, len(talks)), []
         for start in range(0, len(talks), size):
-            inputs, known = self.asked.batch(talks[start : start + size], **(template or {}))
-            texts = [talk.turns[talk.last].text for talk in known]
-            self.base.check_length(texts, inputs["attention_mask"], options)
-            some = self.router.route_chat(known) if routes is None else routes[start : start + size]
-            ids = self._generate_ids(
-                inputs.pop("input_ids"), some, talks=known, seed=seed, **inputs, **options
-            )
-            out += self.asked.answers(ids, inputs["attention_mask"].shape[1])
+            ids, mask, known = self.asked.batch(talks[start : start + size], **(template or {}))
+            self.base.check_length([talk.turns[talk.last].text for talk in known], mask, options)
+            some = self.router.route_chat(known, at) if routes is None else routes[start : start + size]
+            own = {**options, "attention_mask": mask}
+            answers = self._generate_ids(ids, some, talks=known, seed=seed, **own)
+            out += self.asked.answers(answers, ids.shape[1])
         return out[0] if is_messages(messages) and len(out) == 1 else out
 
     def score(
@@ -269,13 +277,13 @@ class EditedModel:
         same_number(prompts, routes, "routes")
         return self._by_route(routes, [None] * len(routes), answer)
 
-    def explain(self, prompt: str, **options: Any) -> Explanation:
+    def explain(self, prompt: str, at: str | datetime | None = None, **options: Any) -> Explanation:
         """Why a prompt is answered as it is: its route, what the model reads, and both answers.
 
         Args:
-            options: as for `generate`.
+            at: the time whose facts hold; None for now. options: as for `generate`.
         """
-        (route,) = self.route([prompt])
+        (route,) = self.route([prompt], at)
         (base,) = self.base.generate([prompt], **options)
         if not route.fired:
             return Explanation(route, prompt, base, base)
@@ -310,8 +318,14 @@ class EditedModel:
             rows.append(row)
         return rows_applied(self.base, rows)
 
-    def _routes(self, prompts: Sequence[str], routes: Sequence[Route] | None, talks: Talks) -> list[Route]:
-        routes = routed(self.router, prompts, talks) if routes is None else list(routes)
+    def _routes(
+        self,
+        prompts: Sequence[str],
+        routes: Sequence[Route] | None,
+        talks: Talks,
+        at: str | datetime | None = None,
+    ) -> list[Route]:
+        routes = routed(self.router, prompts, talks, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
 
@@ -356,6 +370,7 @@ class EditedModel:
         routes: Sequence[Route] | None,
         *,
         seed: int | None,
+        at: str | datetime | None = None,
         talks: Talks | None = None,
         **options: Any,
     ) -> Any:
@@ -369,7 +384,7 @@ class EditedModel:
         ids = batches.realigned(ids, options, tokenizer.pad_token_id, tokenizer.eos_token_id)
         talks = self.asked.in_ids(ids, options.get("attention_mask")) if talks is None else talks
         if routes is None:
-            routes = self._ids_routed(ids, options.get("attention_mask"), talks)
+            routes = routed(self.router, self.asked.texts_of(ids, options.get("attention_mask")), talks, at)
         same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
@@ -387,16 +402,3 @@ class EditedModel:
             parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]
         parts.append((plain, self.base.generate(seed=seed, **batches.rows_of(ids, options, plain))))
         return batches.joined(parts, len(routes), tokenizer.pad_token_id)
-
-    def _ids_routed(self, ids: torch.Tensor, mask: torch.Tensor | None, talks: Talks) -> list[Route]:
-        """Each row routed by its conversation or its text, without padding and special tokens."""
-        rows = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
-        return routed(self.router, self.tokenizer.batch_decode(rows, skip_special_tokens=True), talks)
-
-
-def _conversations(given: Any) -> list[Any] | None:
-    """One conversation or a list of them as a list; None where it is neither."""
-    if is_messages(given):
-        return [given]
-    some = isinstance(given, (list, tuple)) and bool(given) and all(is_messages(one) for one in given)
-    return list(given) if some else None

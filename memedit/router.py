@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memedit.dialogue import MOST_NAMES, Step, steps
+from memedit.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.lm import as_texts
 from memedit.methods import method_info
-from memedit.subjects import find
 
 if TYPE_CHECKING:
     from memedit.chat import Conversation
@@ -139,18 +138,17 @@ class Router:
             queries: texts. at: the time whose facts hold; None for now.
         """
         queries = as_texts(queries)
+        if at is not None:
+            from memedit.memory.content import instant
+
+            at = instant(at)  # a time that is none is said also where there is nothing to route to
         size = len(self.memory)
         if not queries or not size:
             return [Route(query, (), (), 1.0, None) for query in queries]
         classifier = self.classifier
-        vectors = classifier.encode(queries)
-        near = self.memory.near(queries, vectors, k=self.k, at=at)
-        verdicts = classifier.judge(
-            queries,
-            vectors,
-            [[n.record.edit for n in row] for row in near],
-            [np.stack([n.vectors for n in row]) if row else np.zeros((0, 0, 0), np.float32) for row in near],
-        )
+        vectors = classifier.embed(queries)  # on a GPU, they and the edits' stay there until the verdict
+        near, stored = self.memory.near_with_vectors(queries, vectors, k=self.k, at=at)
+        verdicts = classifier.judge(queries, vectors, [[n.record.edit for n in row] for row in near], stored)
         threshold = classifier.threshold(size, self.false_fire_rate)
         return [
             self._verdict(query, row, verdict, threshold)
@@ -169,7 +167,7 @@ class Router:
         Args:
             conversations: as `ChatTemplate.parse` gives them, or `Conversation.of`. at: as for `route`.
         """
-        ways = [steps(conversation, self._subjects_in) for conversation in conversations]
+        ways = [steps(conversation, self.memory.subjects_in) for conversation in conversations]
         queries = dict.fromkeys(
             query
             for way in ways
@@ -180,20 +178,12 @@ class Router:
         judged = dict(zip(queries, self.route(list(queries), at), strict=True))
         return [_in_the_light(way, judged) for way in ways]
 
-    def _subjects_in(self, text: str) -> list[str]:
-        """Subjects of live edits that a text names, as it writes them; what stands last comes first."""
-        spans: set[tuple[int, int]] = set()
-        for record in self.memory.named(text):
-            found = max((find(name, text) for name in record.edit.names), key=lambda f: (f.share, f.length))
-            spans.update(found.spans[-1:] if found.share == 1 else ())
-        return [text[start:end] for start, end in sorted(spans, reverse=True)][:MOST_NAMES]
-
     def _verdict(self, query: str, near: list[Near], verdict: np.ndarray, threshold: float) -> Route:
         judged = []
         for n, (direct, ripple) in zip(near, verdict, strict=True):
             kind, probability = ("direct", float(direct)) if direct >= ripple else ("ripple", float(ripple))
             judged.append((n, kind, probability))
-        judged.sort(key=lambda j: (-j[2], -j[0].record.id))
+        judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
         kept = _newest_of_conflicting(firing)[:MAX_EDITS]
         candidates = tuple(
@@ -208,8 +198,8 @@ class Router:
             )
             for n, kind, probability in judged
         )
-        ids = {n.record.id for n in kept}
-        edits = tuple(sorted((c for c in candidates if c.id in ids), key=lambda c: c.id))
+        age = {n.record.id: n.record.recency for n in kept}
+        edits = tuple(sorted((c for c in candidates if c.id in age), key=lambda c: age[c.id]))
         return Route(query, edits, candidates, threshold, self.method_of(edits[-1].edit) if edits else None)
 
     def _can_use(self, near: Near, kind: str) -> bool:
@@ -280,11 +270,11 @@ def _both(kept: Route, own: Route) -> Route:
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:
-    """Of edits that state the same thing differently, the newest only."""
+    """Of edits that state the same thing differently the newest only, but all that were decided to stay."""
     from memedit.memory import conflicting
 
     kept: list[Near] = []
-    for n in sorted(firing, key=lambda n: -n.record.id):
+    for n in sorted(firing, key=lambda n: n.record.recency, reverse=True):
         if not any(conflicting(n, newer) for newer in kept):
             kept.append(n)
     order = {id(n): i for i, n in enumerate(firing)}

@@ -15,7 +15,8 @@ from dialogue_cases import (
 )
 
 from memedit.chat import Conversation, Turn
-from memedit.dialogue import doubts, meant, steps
+from memedit.dialogue import meant, steps
+from memedit.doubts import doubts
 from memedit.edit import Edit
 from memedit.memory import EditMemory
 from memedit.router import Router
@@ -108,7 +109,10 @@ def test_a_topic_is_left_and_taken_up_again(router):
         ((q, a, "What about Norway?", "Oslo.", "Really?"), []),
         ((*egg, q, a, *["That's wrong.", "It is Lyon."] * 10, "It's Paris!"), ["Lyon"]),
         ((q, a, "Thanks!"), []),
-        ((q, a, "I was there and liked it a great deal.", "I see.", "So, are you sure?"), ["Lyon"]),  # in passing
+        (
+            (q, a, "I was there and liked it a great deal.", "I see.", "So, are you sure?"),
+            ["Lyon"],
+        ),  # in passing
         ((q, a, "I need a recipe for lentil soup.", "I see.", "Are you sure?"), []),
     ):
         (route,) = router.route_chat([conversation(*texts)])

@@ -10,16 +10,16 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
-    {"errors", "edit"},
-    {"subjects", "encoder", "prefix"},
-    {"scope", "lm", "data", "metrics", "chat", "dialogue"},
+    {"errors", "edit", "devices", "spread"},
+    {"subjects", "encoder", "prefix", "combiner"},
+    {"scope", "lm", "data", "metrics", "chat", "doubts", "dialogue"},
     {"memory"},
     {"methods"},
     {"router"},
     {"batches", "asked", "explanation"},
     {"edited"},
     {"evaluate"},
-    {"bench", "bench_generate", "bench_chat", "demo", "doctor"},
+    {"bench", "bench_generate", "bench_chat", "demo", "bench_gpu", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

@@ -1,10 +1,13 @@
 """The `memedit` command. Each module holds the commands of one purpose; heavy imports happen inside them.
 
-edits.py     add-fact, update, forget, undo
+edits.py     add-fact, erase-fact, update
+takeback.py  forget, undo, log
+resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 chat.py      chat
+backup.py    backup, restore, compact
 upkeep.py    doctor, rebuild, methods, bench, eval, train
 """
 
@@ -12,16 +15,20 @@ from __future__ import annotations
 
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
+from memedit.cli.backup import backup, compact, restore
 from memedit.cli.chat import chat
-from memedit.cli.edits import add_fact, forget, undo, update
+from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.look import history, list_, search, show, stats
+from memedit.cli.resolve import conflicts
+from memedit.cli.takeback import forget, log, undo
 from memedit.cli.transfer import export, import_
 from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
 
 for command in (
-    add_fact, import_, export, update, forget, undo,
+    add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
     ask, chat, route, generate, demo,
+    backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip
     main.add_command(command)

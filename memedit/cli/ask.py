@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
+    at_option,
     check_output,
     existing,
     false_fire_option,
@@ -37,11 +38,12 @@ _CHUNK = 256  # queries routed at once
 )
 @method_option
 @false_fire_option
+@at_option
 @memory_option
 @json_option
 def route(
     queries: tuple[str, ...], source: str | None, target: str, method: str | None, false_fire_rate: float | None,
-    memory: str, as_json: bool,
+    at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which edits concern a query, and why. No language model is loaded.
 
@@ -62,7 +64,7 @@ def route(
         router = Router(m, false_fire_rate=false_fire_rate, method=method)
         routes: list[Route] = []
         for start in range(0, len(rows), _CHUNK):
-            routes += router.route([row["query"] for row in rows[start : start + _CHUNK]])
+            routes += router.route([row["query"] for row in rows[start : start + _CHUNK]], at)
             bar(len(routes), len(rows))
     if source:
         write_json_lines(target, [{**row, **r.to_dict()} for row, r in zip(rows, routes, strict=True)])
@@ -102,11 +104,12 @@ def say_route(route: Route) -> None:
 @model_options
 @method_option
 @false_fire_option
+@at_option
 @memory_option
 @json_option
 def ask(
     question: str, max_new_tokens: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    false_fire_rate: float | None, memory: str, as_json: bool,
+    false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the edited model, and see what the base would have said and why the query was routed as it was.
 
@@ -115,9 +118,9 @@ def ask(
       memedit ask "What is the capital of France?"
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
-    with existing(memory, readonly=True) as m:
+    with existing(memory, readonly=True, device=device) as m:
         edited = edited_model(m, model, device, dtype, method, false_fire_rate)
-        said = edited.explain(question, max_new_tokens=max_new_tokens, do_sample=False)
+        said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
         print_json(
@@ -158,11 +161,12 @@ def ask(
 @model_options
 @method_option
 @false_fire_option
+@at_option
 @memory_option
 def generate(
     source: str, target: str, max_new_tokens: int, batch_size: int, with_base: bool, sample: bool,
     temperature: float | None, seed: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    false_fire_rate: float | None, memory: str,
+    false_fire_rate: float | None, at: str | None, memory: str,
 ) -> None:  # fmt: skip
     """Generate for a file of prompts, each routed. Unknown keys of a line are kept.
 
@@ -176,12 +180,12 @@ def generate(
     if sample:
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
-    with existing(memory, readonly=True) as m, progress("generating") as bar:
+    with existing(memory, readonly=True, device=device) as m, progress("generating") as bar:
         edited = edited_model(m, model, device, dtype, method, false_fire_rate)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             prompts = [row["prompt"] for row in part]
-            routes = edited.route(prompts)
+            routes = edited.route(prompts, at)
             texts = edited.generate(prompts, routes=routes, **options)
             bases = edited.unedited(prompts, routes, **options) if with_base else [None] * len(part)
             for row, verdict, text, base in zip(part, routes, texts, bases, strict=True):

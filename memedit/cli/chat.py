@@ -235,7 +235,8 @@ def _command(talk: Talk, line: str) -> bool:
     if name in ("/exit", "/quit"):
         return False
     if name in ("/add-fact", "/undo"):
-        from memedit.cli.edits import add_fact, undo
+        from memedit.cli.edits import add_fact
+        from memedit.cli.takeback import undo
 
         command, arguments = (add_fact, _fact(rest)) if name == "/add-fact" else (undo, rest.split())
         context = command.make_context(name, arguments)

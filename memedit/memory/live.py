@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from sqlite_utils import Database
 
 from memedit.errors import EncoderMismatch, MemoryError_
-from memedit.memory import reading, snapshot
+from memedit.memory import conflicts, reading, snapshot
 from memedit.memory.index import VectorIndex, choose
-from memedit.memory.records import Near, Record
-from memedit.memory.rules import named_in, suspicious
+from memedit.memory.records import Array, Conflict, Near, Record
+from memedit.memory.rules import cosines, named_in, suspicious
 from memedit.memory.snapshot import Mark
 from memedit.memory.suspects import close_pairs
 
+if TYPE_CHECKING:
+    import torch
+
+    from memedit.memory.torch_index import TorchIndex
+
+_KEPT_TEXTS = 65_536  # the same, without their vectors, for an index that keeps these
 _KEPT = 4096  # edits whose rows stay in memory between searches
 
 
@@ -36,6 +43,7 @@ class LiveIndex:
         self._saved = 0  # the operation of the snapshot on disk; 0: none that is of use
         self._behind = 0  # edits that changed since
         self._rows: dict[int, tuple[Record, np.ndarray]] = {}
+        self._records: dict[int, Record] = {}
         self._dim = 0
 
     def prepare(self) -> None:
@@ -88,45 +96,121 @@ class LiveIndex:
     # -- searching
 
     def near(
-        self, db: Database, queries: Sequence[str], vectors: np.ndarray, k: int, moment: str
-    ) -> list[list[Near]]:
-        """See `memedit.memory.EditMemory.near`; vectors are (len(queries), dim) float32."""
+        self, db: Database, queries: Sequence[str], vectors: Array, k: int, moment: str
+    ) -> tuple[list[list[Near]], Array]:
+        """See `memedit.memory.EditMemory.near_with_vectors`; vectors are (len(queries), dim) float32."""
         index = self.level(db)
         if index is None or not len(index) or not len(queries):
-            return [[] for _ in queries]
-        if vectors.shape != (len(queries), index.dim):
+            return [[] for _ in queries], np.zeros((0, 0, 0), np.float32)
+        if tuple(vectors.shape) != (len(queries), index.dim):
             raise EncoderMismatch(
                 f"{len(queries)} queries of this memory need vectors of shape {(len(queries), index.dim)}, "
-                f"not {vectors.shape}; encode them with the memory's own encoder"
+                f"not {tuple(vectors.shape)}; encode them with the memory's own encoder"
             )
         hidden = reading.not_valid(db, moment)
+        named = [ids - hidden for ids in reading.named(db, [named_in(text) for text in queries])]
+        if index.keeps_views:
+            return self._near_on_device(db, cast("TorchIndex", index), vectors, k, hidden, named)
+        asked = np.ascontiguousarray(
+            vectors if isinstance(vectors, np.ndarray) else vectors.cpu(), np.float32
+        )
+        return self._near_on_host(db, index, asked, k, hidden, named)
+
+    def _near_on_host(
+        self,
+        db: Database,
+        index: VectorIndex,
+        vectors: np.ndarray,
+        k: int,
+        hidden: set[int],
+        named: list[set[int]],
+    ) -> tuple[list[list[Near]], np.ndarray]:
         asked = k * index.oversampling
         _, found = index.search(vectors, asked, without=hidden)
-        named = [reading.named(db, named_in(text)) - hidden for text in queries]
         wanted = [
             {*ids.tolist(), *_best(index, vector, names, asked)} - {-1}
             for ids, vector, names in zip(found, vectors, named, strict=True)
         ]
         rows = self.rows(db, set().union(*wanted))
-        return [
-            _ranked([rows[id] for id in ids if id in rows], vector, names, k)
-            for ids, vector, names in zip(wanted, vectors, named, strict=True)
+        records = {id: record for id, (record, _) in rows.items()}
+        products = [
+            {id: float(rows[id][1][0] @ vector) for id in ids if id in rows}
+            for ids, vector in zip(wanted, vectors, strict=True)
         ]
+        near = _ranked(db, records, products, named, k, lambda ids: [rows[id][1] for id in ids])
+        every = [n.vectors for row in near for n in row]
+        return near, np.stack(every) if every else np.zeros((0, 0, 0), np.float32)  # type: ignore[arg-type]
+
+    def _near_on_device(
+        self, db: Database, index: TorchIndex, vectors: Array, k: int, hidden: set[int], named: list[set[int]]
+    ) -> tuple[list[list[Near]], torch.Tensor]:
+        """The candidates' ids and cosines come to the host, where their texts are; no vector does."""
+        products, found = index.candidates(index.taken(vectors), k, hidden, named)
+        records = self._texts(db, set(found.ravel().tolist()) - {-1})
+        cosines = [
+            {id: value for id, value in zip(ids, values, strict=True) if id in records}
+            for ids, values in zip(found.tolist(), products.tolist(), strict=True)
+        ]
+        stored: list[torch.Tensor] = []
+
+        def views(ids: list[int]) -> Sequence[torch.Tensor]:
+            stored.append(index.views(ids))
+            return stored[0].unbind(0)
+
+        return _ranked(db, records, cosines, named, k, views), stored[0]
+
+    def _texts(self, db: Database, ids: set[int]) -> dict[int, Record]:
+        """Records of live edits, by id."""
+        missing = sorted(ids - self._records.keys())
+        if missing:
+            if len(self._records) + len(missing) > _KEPT_TEXTS:
+                self._records = {id: record for id, record in self._records.items() if id in ids}
+            self._records |= {record.id: record for record in reading.live_records(db, missing)}
+        return {id: self._records[id] for id in ids if id in self._records}
 
     def suspected(self, db: Database, new: Sequence[int]) -> list[tuple[int, int, float]]:
-        """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each."""
+        """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each.
+
+        Not those of which it was decided that both stay.
+        """
         index = self.level(db)
         ids = reading.live_among(db, new)
         if index is None or not ids:
             return []
         pairs = close_pairs(db, index, ids)
+        beside = conflicts.beside(db, {id for pair in pairs for id in pair})
+        pairs = {(one, other) for one, other in pairs if other not in beside.get(one, ())}
+        return [(a.id, b.id, cosine) for a, b, cosine in self._suspicious(db, pairs)]
+
+    def conflicts(self, db: Database, moment: str, more: Iterable[tuple[int, int]]) -> list[Conflict]:
+        """The suspected pairs, and `more`, that are still open, the newest first; who wins is said for a moment."""
+        if self.level(db) is None:
+            return []
+        hidden = reading.not_valid(db, moment)
+        found = [
+            Conflict(
+                newer, older, cosine, older.id if newer.id in hidden and older.id not in hidden else newer.id
+            )
+            for newer, older, cosine in self._suspicious(
+                db, {*conflicts.suspected(db), *((min(p), max(p)) for p in more)}
+            )
+        ]
+        return sorted(found, key=lambda c: (c.newer.recency, c.older.recency), reverse=True)
+
+    def _suspicious(
+        self, db: Database, pairs: Iterable[tuple[int, int]]
+    ) -> list[tuple[Record, Record, float]]:
+        """Of pairs of live edits those that may contradict each other: (newer, older, cosine)."""
+        pairs = sorted(pairs)
         rows = self.rows(db, {id for pair in pairs for id in pair})
         found = []
-        for newer, older in sorted(pairs):
-            (a, ours), (b, theirs) = rows[newer], rows[older]
-            cosine = float(ours[0] @ theirs[0])
-            if suspicious(a.edit, b.edit, cosine):
-                found.append((newer, older, cosine))
+        for pair in pairs:
+            if not all(id in rows for id in pair):
+                continue
+            (older, theirs), (newer, ours) = sorted((rows[id] for id in pair), key=lambda row: row[0].recency)
+            said, asked = cosines(ours, theirs)
+            if suspicious(newer.edit, older.edit, said, asked):
+                found.append((newer, older, said))
         return found
 
     def save(self) -> None:
@@ -140,18 +224,21 @@ class LiveIndex:
         try:
             snapshot.save(self.folder / self.index.file, self.index.dumps(), self.mark)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self.folder.exists():
+                return  # a purge in another process has just taken the unfinished file away, rightly
             raise MemoryError_(
                 f"the index can't be saved in {self.folder}: {error.strerror}; the edits themselves are safe"
             ) from error
         self._saved, self._behind = self.mark.operation, 0
 
-    def save_where_it_pays(self) -> None:
+    def save_where_it_pays(self, db: Database) -> None:
         """Save if the next opening gains by it: to replay a few edits is cheaper than to write all.
 
         That it can't be written is no error here: the snapshot is a convenience.
         """
         if self.index is not None and self._behind > max(256, len(self.index) // 20):
             with suppress(MemoryError_):
+                self.level(db)  # what was purged elsewhere since is not to be written
                 self.save()
 
     # -- keeping level
@@ -183,18 +270,31 @@ class LiveIndex:
         row = db.execute("SELECT at FROM operations WHERE id = ?", (mark.operation,)).fetchone()
         if (row[0] if row else "") != mark.at:
             return False
-        since = "SELECT 1 FROM operations WHERE id > ? AND kind = 'reencode' LIMIT 1"
-        return db.execute(since, (mark.operation,)).fetchone() is None
+        # An index with lists was trained on what it held, a purged edit as well: it is not carried on.
+        kinds = (
+            "reencode",
+            "purge" if self.index is not None and self.index.oversampling > 1 else "reencode",
+        )
+        since = "SELECT 1 FROM operations WHERE id > ? AND kind IN (?, ?) LIMIT 1"
+        return db.execute(since, (mark.operation, *kinds)).fetchone() is None
 
     def _build(self, db: Database) -> None:
         """All live edits, from SQLite."""
         kind, options = choose(self.device)
         index = kind(self._dim, **options)
-        index.put(*reading.keys_of(db, self._dim))
+        self._put(db, index)
         operation, at = reading.last_operation(db)
-        self.index, self._rows = index, {}
+        self.index, self._rows, self._records = index, {}, {}
         self.mark = Mark("", "", operation, at)
         self._saved, self._behind = 0, len(index)
+
+    def _put(self, db: Database, index: VectorIndex, ids: Sequence[int] | None = None) -> None:
+        """The vectors of live edits, of those among `ids` or of all, into an index."""
+        if index.keeps_views:
+            for some, views in reading.views_of(db, self._dim, ids):
+                index.put(some, views)
+        else:
+            index.put(*reading.keys_of(db, self._dim, ids))
 
     def _replay(self, db: Database) -> None:
         """The edits that changed since the mark."""
@@ -206,10 +306,10 @@ class LiveIndex:
             return
         for id in changed:
             self._rows.pop(id, None)
-        ids, vectors = reading.keys_of(db, self._dim, changed)
-        self.index.remove(set(changed).difference(ids.tolist()))
+            self._records.pop(id, None)
+        self.index.remove(set(changed).difference(reading.live_among(db, changed)))
         oversampling = self.index.oversampling
-        self.index.put(ids, vectors)
+        self._put(db, self.index, changed)
         rearranged = (
             self.index.oversampling != oversampling
         )  # which took long: the next opening is to be spared it
@@ -217,19 +317,35 @@ class LiveIndex:
 
 
 def _best(index: VectorIndex, query: np.ndarray, ids: set[int], k: int) -> list[int]:
-    """At most k of these ids: those nearest to the query (dim,)."""
-    given = list(ids)
+    """At most k of these ids: those nearest to the query (dim,); the newer of equals."""
+    given = sorted(ids, reverse=True)
     if len(given) <= k:
         return given
     products = index.vectors(given) @ query
-    return [given[at] for at in np.argsort(-products)[:k]]
+    return [given[at] for at in np.argsort(-products, kind="stable")[:k]]
 
 
 def _ranked(
-    rows: Sequence[tuple[Record, np.ndarray]], query: np.ndarray, named: set[int], k: int
-) -> list[Near]:
-    """By exact cosine: the k nearest, and the k nearest that are named; the newer first among equals."""
-    near = [Near(record, float(vectors[0] @ query), record.id in named, vectors) for record, vectors in rows]
-    near.sort(key=lambda n: (-n.cosine, -n.record.id))
-    best = {n.record.id for n in near[:k]} | {n.record.id for n in [n for n in near if n.named][:k]}
-    return [n for n in near if n.record.id in best]
+    db: Database,
+    records: Mapping[int, Record],
+    cosines: Sequence[Mapping[int, float]],
+    named: Sequence[set[int]],
+    k: int,
+    vectors: Callable[[list[int]], Sequence[Array]],
+) -> list[list[Near]]:
+    """For each query the k nearest of its ids, and the k nearest that are named; the newer first among equals.
+
+    Args:
+        cosines: of each query's ids. vectors: called once, with the ids of all that are chosen, in order.
+    """
+    chosen = []
+    for some, names in zip(cosines, named, strict=True):
+        order = sorted(some, key=lambda id: (some[id], records[id].recency), reverse=True)
+        best = {*order[:k], *[id for id in order if id in names][:k]}
+        chosen.append([id for id in order if id in best])
+    each = iter(vectors([id for row in chosen for id in row]))
+    beside = conflicts.beside(db, {id for row in chosen for id in row})
+    return [
+        [Near(records[id], some[id], id in names, next(each), beside.get(id, frozenset())) for id in row]
+        for row, some, names in zip(chosen, cosines, named, strict=True)
+    ]

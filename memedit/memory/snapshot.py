@@ -19,7 +19,7 @@ from pathlib import Path
 
 _MAGIC = b"memedit1"
 _TAIL = struct.Struct("<I8s")
-_ABANDONED = 3600.0  # seconds; a temporary file this old belongs to a process that was killed
+ABANDONED = 3600.0  # seconds; a temporary file this old belongs to a process that was killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,20 @@ def load(path: Path) -> tuple[bytes, Mark] | None:
         return None
 
 
+def peek(path: Path) -> Mark | None:
+    """What a snapshot says that it is of, read from its end alone; None where it is missing or says nothing."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-_TAIL.size, os.SEEK_END)
+            length, magic = _TAIL.unpack(file.read())
+            if magic != _MAGIC:
+                return None
+            file.seek(-_TAIL.size - length, os.SEEK_END)
+            return Mark(**json.loads(file.read(length))["mark"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
+        return None
+
+
 def _digest(payload: bytes, mark: Mark) -> str:
     digest = hashlib.sha256(payload)
     digest.update(json.dumps(asdict(mark)).encode())
@@ -85,14 +99,14 @@ def write_durably(path: Path, *parts: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     for stray in path.parent.glob(f"{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - stray.stat().st_mtime > _ABANDONED:
+            if time.time() - stray.stat().st_mtime > ABANDONED:
                 stray.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """A rename is on the disk once its folder is; systems that can't open folders see to it themselves."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
