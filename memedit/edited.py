@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from memedit import batches
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, are_texts, as_texts, same_number
-from memedit.methods import load_method
+from memedit.methods import load_method, method_info
 from memedit.router import Route, Router
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class EditedModel:
     a call has one, the call is the base's `generate` itself. The others go to their edits' methods.
 
     Args:
-        base: the frozen model. router: decides over the memory it was made with.
+        base: the frozen model. router: decides over the memory it was made with. settings: of methods, by name.
 
     Example:
         >>> model = EditedModel.from_pretrained("base", memory="indexes/default")       # doctest: +SKIP
@@ -91,10 +91,15 @@ class EditedModel:
         >>> model.generate(**tokenizer(["The capital of France is"], return_tensors="pt"))  # doctest: +SKIP
     """
 
-    def __init__(self, base: HFModel, router: Router) -> None:
+    def __init__(
+        self, base: HFModel, router: Router, settings: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         self.base = base
         self.router = router
+        self._settings = dict(settings or {})
         self._methods: dict[str, EditMethod] = {}
+        for name in self._settings:
+            self._method(name)  # what can't be set is said now, and not at the first edit that fires
 
     @classmethod
     def from_pretrained(
@@ -108,6 +113,7 @@ class EditedModel:
         dtype: str | torch.dtype | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
         trust_remote_code: bool = False,
     ) -> EditedModel:
         """A base model and a memory, joined.
@@ -117,6 +123,7 @@ class EditedModel:
             memory: a memory's folder (made where there is none) or an open `EditMemory`.
             method: overrides the methods that the edits and the memory name.
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
+            settings: of methods, by name: {"ike": {"k": 8}}; the papers' own where nothing is said.
 
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
@@ -129,7 +136,7 @@ class EditedModel:
         base = HFModel.from_pretrained(
             model, tokenizer=tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
-        return cls(base, router)
+        return cls(base, router, settings)
 
     @property
     def memory(self) -> EditMemory:
@@ -292,7 +299,12 @@ class EditedModel:
 
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
-            self._methods[name] = load_method(name)
+            given = dict(self._settings.get(name, {}))
+            if method_info(name).handed == "demonstrations":
+                from memedit.demonstrations import retriever
+
+                given = {"retrieve": retriever(self.memory), **given}
+            self._methods[name] = load_method(name, **given)
         return self._methods[name]
 
     def _refuse(self, options: dict[str, Any], rows: int) -> None:

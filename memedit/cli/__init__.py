@@ -3,6 +3,7 @@
 edits.py     add-fact, import, export, update, forget, undo
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
+demos.py     demos build, show, list, remove
 upkeep.py    doctor, rebuild, methods, bench, eval, train
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
+from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, export, forget, import_, undo, update
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
@@ -17,7 +19,7 @@ from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
 for command in (
     add_fact, import_, export, update, forget, undo,
     list_, show, search, history, stats,
-    ask, route, generate, demo,
+    ask, route, generate, demo, demos,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip
     main.add_command(command)
