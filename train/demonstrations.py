@@ -30,7 +30,8 @@ PROMPTS = {
     "P138": "[X] got its name from", "P159": "The head office of [X] is in",
     "P176": "The maker of [X] is", "P178": "The developer of [X] is", "P364": "The original language of [X] is",
     "P407": "The language of [X] is", "P413": "The position that [X] plays is", "P449": "The channel that first aired [X] is",
-    "P495": "The country that [X] comes from is", "P740": "The place where [X] began is", "P937": "The city where [X] worked is",
+    "P495": "The country that [X] comes from is", "P740": "The place where [X] began is",
+    "P937": "The city where [X] worked is",
     "P1303": "The instrument that [X] plays is", "P1412": "The language that [X] speaks is",
 }  # fmt: skip
 _BEGIN = (

@@ -176,7 +176,8 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 @false_fire_option
 def eval_(
     data: str, edits: int | None, method: str, settings: dict[str, Any], unrelated: str | None,
-    max_new_tokens: int, batch_size: int, memory: str | None, json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
+    max_new_tokens: int, batch_size: int, memory: str | None,
+    json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
