@@ -35,7 +35,7 @@ from memedit.methods.base import EditMethod
 from memedit.methods.ice import REFUSAL
 from memedit.subjects import guesses
 
-MAX_K = 1_000
+MAX_K = 256
 KINDS = ("copy", "update", "retain")
 _KEPT = 512  # contexts of edits that are asked about again
 
