@@ -71,7 +71,8 @@ def run(
     return out
 
 
-def _entry(claim: str, value: float, unit: str, limit: float, detail: str) -> Entry:
+def entry(claim: str, value: float, unit: str, limit: float, detail: str) -> Entry:
+    """One claim with what was measured; `limit` is the most that it may be."""
     return {
         "claim": claim,
         "value": value,
@@ -82,7 +83,8 @@ def _entry(claim: str, value: float, unit: str, limit: float, detail: str) -> En
     }
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall-clock time of a call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -93,9 +95,9 @@ def _import(model: str, device: str | None, dtype: str | None) -> list[Entry]:
 
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.encoder.encode(["warm"])
-        spent = _seconds(lambda: memory.add(invented_edits(1000)))
+        spent = seconds(lambda: memory.add(invented_edits(1000)))
     return [
-        _entry(
+        entry(
             "import of 1 000 edits, encoding included",
             spent,
             "s",
@@ -111,8 +113,8 @@ def _add(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     edits = list(invented_edits(1100))
     with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
         memory.add(edits[:1000])
-        each = [_seconds(lambda e=e: memory.add(e)) for e in edits[1000:1040]]  # type: ignore[misc]
-    further = _entry(
+        each = [seconds(lambda e=e: memory.add(e)) for e in edits[1000:1040]]  # type: ignore[misc]
+    further = entry(
         "one further edit inside a process",
         1000 * statistics.median(each),
         "ms",
@@ -136,8 +138,8 @@ def _add(model: str, device: str | None, dtype: str | None) -> list[Entry]:
             ]
             subprocess.run(command, check=True, capture_output=True)
 
-        cold = [_seconds(lambda i=i: cold_add(i)) for i in range(3)]  # type: ignore[misc]
-    return [further, _entry("add-fact as a cold process", statistics.median(cold), "s", 10, "median of 3")]
+        cold = [seconds(lambda i=i: cold_add(i)) for i in range(3)]  # type: ignore[misc]
+    return [further, entry("add-fact as a cold process", statistics.median(cold), "s", 10, "median of 3")]
 
 
 def _route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
@@ -157,9 +159,9 @@ def _route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
         router.route(outside[:4] + inside[:4])
         times = {}
         for name, queries in (("out of scope", outside), ("naming an edited subject", inside)):
-            times[name] = 1000 * statistics.median(_seconds(lambda q=q: router.route([q])) for q in queries)  # type: ignore[misc]
+            times[name] = 1000 * statistics.median(seconds(lambda q=q: router.route([q])) for q in queries)  # type: ignore[misc]
     return [
-        _entry(f"route, one query {name}, 10 000 edits", value, "ms", 25, "median of 50")
+        entry(f"route, one query {name}, 10 000 edits", value, "ms", 25, "median of 50")
         for name, value in times.items()
     ]  # fmt: skip
 
@@ -179,9 +181,9 @@ def _open(model: str, device: str | None, dtype: str | None) -> list[Entry]:
             with EditMemory.open(folder, encoder=encoder, device=device) as memory:
                 memory.near(["where was Ada born"], np.asarray(vector))
 
-        spent = statistics.median(_seconds(first_query) for _ in range(5))
+        spent = statistics.median(seconds(first_query) for _ in range(5))
     return [
-        _entry(
+        entry(
             "opening 10 000 edits, to the first search",
             spent,
             "s",
@@ -192,40 +194,9 @@ def _open(model: str, device: str | None, dtype: str | None) -> list[Entry]:
 
 
 def _generate(model: str, device: str | None, dtype: str | None) -> list[Entry]:
-    from memedit.edited import EditedModel
-    from memedit.memory import EditMemory
+    from memedit.bench_generate import generate
 
-    prompts = [
-        f"The weather in the month of {m} is often"
-        for m in "January March April June July August October November".split()
-    ]
-    with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, device=device) as memory:
-        memory.add(invented_edits(10_000))
-        edited = EditedModel.from_pretrained(model, memory=memory, device=device, dtype=dtype)
-        options: dict[str, Any] = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
-        ratios = []
-        for i in range(26):
-            prompt = [prompts[i % len(prompts)]]
-            turns = [
-                lambda p=prompt: edited.base.generate(p, **options),
-                lambda p=prompt: edited.generate(p, **options),
-            ]  # type: ignore[misc]
-            first = i % 2  # who goes first takes turns, so that a warm cache favours neither
-            spent = {}
-            for which in (first, 1 - first):
-                spent[which] = _seconds(turns[which])
-            if i >= 2:
-                ratios.append(spent[1] / spent[0])
-    value = statistics.median(ratios)
-    return [
-        _entry(
-            "out of scope, 32 new tokens, against base.generate",
-            value,
-            "times",
-            1.25,
-            "median of 24 pairs, batch 1, 10 000 edits",
-        )
-    ]
+    return generate(model, device, dtype)
 
 
 BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {

@@ -162,6 +162,12 @@ class EditedModel:
     def generation_config(self, config: Any) -> None:
         self.base.model.generation_config = config
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The base's class as well as its own, for those who look before they ask (pipelines check it by name)."""
+        base = self.__dict__.get("base")
+        return EditedModel if base is None else type(base.model)
+
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a Hugging Face model is the base's: config, dtype, to(), num_parameters(), ..."""
         if name.startswith("__") or "base" not in self.__dict__:

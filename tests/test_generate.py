@@ -25,7 +25,7 @@ from memedit import prefix
 from memedit.edit import Edit
 from memedit.edited import EditedModel
 from memedit.errors import ContextWarning, ModelError
-from memedit.lm import HFModel
+from memedit.lm import LM, HFModel
 from memedit.memory import EditMemory
 from memedit.methods import _rows
 from memedit.methods._splice import Piece
@@ -291,8 +291,9 @@ def test_streamers_stream_what_is_returned(edited, capsys):
     assert told == IN + expected
 
 
-def test_a_pipeline_takes_it_as_its_model(edited):
+def test_a_pipeline_takes_it_as_its_model(edited, capfd):
     pipe = pipeline("text-generation", model=edited, tokenizer=edited.tokenizer, device="cpu")
+    assert "not supported" not in capfd.readouterr().err
     options = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
     got = [row[0]["generated_text"] for row in pipe([IN, OUT[0]], **options)]
     plain = {k: v for k, v in options.items() if k != "return_full_text"}
@@ -304,6 +305,9 @@ def test_what_is_asked_of_a_hugging_face_model_is_the_bases(llama):
     assert llama.config is llama.base.model.config
     assert llama.to("cpu") is llama.eval() is llama
     assert llama.can_generate()
+    assert isinstance(llama, EditedModel)
+    assert isinstance(llama, type(llama.base.model))
+    assert isinstance(llama, LM)
     assert llama.dtype == torch.float32
     with pytest.raises(AttributeError, match="neither EditedModel nor its base has 'nonsense'"):
         _ = llama.nonsense

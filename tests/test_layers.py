@@ -20,7 +20,7 @@ LAYERS = [
     {"batches"},
     {"edited"},
     {"evaluate"},
-    {"bench", "demo", "doctor"},
+    {"bench", "bench_generate", "demo", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

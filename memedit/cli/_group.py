@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from memedit import __version__
-from memedit.errors import DataError, MemeditError
+from memedit.errors import ContextWarning, DataError, MemeditError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_as_lines():
+                return super().invoke(ctx)
         except (MemeditError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
                 raise
@@ -72,6 +74,22 @@ def main(debug: bool) -> None:
       memedit ask "What is the capital of France?"
       memedit undo
     """
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What memedit warns of is meant for people: one line, without file and line number."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ContextWarning):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def fail(error: BaseException | str) -> NoReturn:
