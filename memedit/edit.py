@@ -15,6 +15,8 @@ from memedit.errors import EditError
 
 Kind = Literal["insert", "modify", "erase"]
 
+STATUSES = ("live", "superseded", "forgotten")  # of an edit in a memory; an export may name them
+
 MAX_CHARS = 4_000  # of one text field; a fact is a sentence, not a document
 MAX_ALIASES = 64
 MAX_EXTRA = 64_000  # of all further keys, as JSON
@@ -105,7 +107,7 @@ class Edit:
         self._check()
         if not self.statement:
             put("statement", self._state())
-        elif not self.statement.endswith(_ENDS):
+        elif not self.statement.endswith(_ENDS) and self.statement != self._state():
             put("statement", self.statement + ".")
 
     def _check(self) -> None:
@@ -143,7 +145,8 @@ class Edit:
     def _check_extra(self) -> None:
         try:
             size = len(json.dumps(self.extra, allow_nan=False))
-        except (TypeError, ValueError) as error:
+            json.dumps(self.extra, ensure_ascii=False).encode()  # half a surrogate pair can't be
+        except (TypeError, ValueError, RecursionError) as error:
             raise EditError(
                 f"the further keys {', '.join(map(str, self.extra))} can't be kept as JSON: {error}"
             ) from None
@@ -194,8 +197,17 @@ class Edit:
         return tuple(n for n in (self.subject, *self.subject_aliases) if n)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that is set, as plain JSON types; the extra keys are merged in at the top level."""
-        out: dict[str, Any] = dict(self.extra)
+        """All that is set, as plain JSON types, for `from_dict`.
+
+        The extra keys are merged in at the top level; those that would be taken for something else there
+        stand in an object `extra`.
+        """
+        hidden = [key for key, value in self.extra.items() if self._taken(key, value)]
+        if hidden and "extra" in self.extra:
+            hidden.append("extra")
+        out: dict[str, Any] = {key: value for key, value in self.extra.items() if key not in hidden}
+        if hidden:
+            out["extra"] = {key: value for key, value in self.extra.items() if key in hidden}
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "extra" or value in (None, "", ()):
@@ -205,9 +217,19 @@ class Edit:
             out[f.name] = list(value) if isinstance(value, tuple) else value
         return out
 
+    def _taken(self, key: str, value: Any) -> bool:
+        """Whether a key of `extra` means something else at the top level."""
+        return (
+            key in {f.name for f in fields(self)} - {"extra"}
+            or (key == "extra" and isinstance(value, Mapping))
+            or (key == "aliases" and not self.subject_aliases)
+            or (key == "status" and value in STATUSES)
+        )
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Edit:
-        """An edit from one JSON object. `aliases` is read as subject_aliases; unknown keys go to `extra`.
+        """An edit from one JSON object. `aliases` is read as subject_aliases; unknown keys go to `extra`,
+        as do those of an object that is named `extra`.
 
         Raises:
             EditError: not an object, or a field of the wrong type, or an edit that can't be taken.
@@ -219,15 +241,22 @@ class Edit:
         known = {f.name for f in fields(cls)} - {"extra"}
         given: dict[str, Any] = {}
         extra: dict[str, Any] = {}
+        nested: Mapping[str, Any] = {}
         for key, value in data.items():
             if key == "aliases" and "subject_aliases" not in data:
-                given["subject_aliases"] = value
+                if value is not None:
+                    given["subject_aliases"] = value
             elif key in known:
                 if value is not None:
                     given[key] = value
+            elif key == "extra" and isinstance(value, Mapping):
+                nested = value
             else:
                 extra[str(key)] = value
-        return cls(**given, extra=extra)
+        twice = next((key for key in nested if key in extra), None)
+        if twice is not None:
+            raise EditError(f"the key {twice!r} stands both in `extra` and beside it; keep one")
+        return cls(**given, extra={**extra, **nested})
 
     def updated(self, **changes: Any) -> Edit:
         """A copy with some fields changed; a statement that was made from the prompt is made anew."""

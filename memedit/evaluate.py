@@ -45,7 +45,7 @@ class Answer:
 def ask_all(
     edited: EditedModel,
     cases: Sequence[Case],
-    ids: Sequence[int],
+    ids: Sequence[Sequence[int]],
     unrelated: Sequence[str] = (),
     *,
     max_new_tokens: int = 16,
@@ -55,14 +55,16 @@ def ask_all(
     """Ask every query of the cases, and the unrelated questions, of the edited model and of its base.
 
     Args:
-        cases: their edits are in the memory already. ids: the memory's id of each case's edit.
+        cases: their edits are in the memory already. ids: the memory's ids of each case's edits.
         progress: called with (done, all).
 
     Returns:
         One `Answer` per query: the cases' in order, then the unrelated ones.
     """
     asked: list[tuple[str, str, str, tuple[str, ...], int]] = [
-        (q.kind, c.id, q.prompt, q.answers, i) for c, i in zip(cases, ids, strict=True) for q in c.queries
+        (q.kind, c.id, q.prompt, q.answers, -1 if q.of is None else own[q.of])
+        for c, own in zip(cases, ids, strict=True)
+        for q in c.queries
     ]
     asked += [("unrelated", "", prompt, (), -1) for prompt in unrelated]
     order = sorted(range(len(asked)), key=lambda i: len(asked[i][2]))  # like lengths together: less padding
@@ -86,7 +88,7 @@ def ask_all(
 def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """One entry per score: name, kind, value, low, high (95 %), floor (the unedited base's), n."""
     rows = []
-    for kind in ("edit", "paraphrase"):
+    for kind in ("edit", "paraphrase", "portability", "multi-hop", "hop"):
         of_kind = [a for a in answers if a.kind == kind]
         for name, judge in (("success", starts_with), ("exact", exact), ("contains", contains)):
             rows.append(
@@ -97,7 +99,7 @@ def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
                     [judge(a.base, a.answers) for a in of_kind],
                 )
             )
-        rows.append(_row(kind, "right edit fired", [bool(a.right) for a in of_kind]))
+        rows.append(_row(kind, "right edit fired", [a.right for a in of_kind if a.right is not None]))
     for kind in ("locality", "unrelated"):
         of_kind = [a for a in answers if a.kind == kind]
         rows.append(_row(kind, "output unchanged", [a.unchanged for a in of_kind]))

@@ -276,7 +276,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(run, tmp_path, args, cod
     ("args", "message"),
     [
         (["ask", "Who?", "--model", "bsae"], "did you mean base"),
-        (["ask", "Who?", "--method", "iec"], "did you mean ice"),
+        (["ask", "Who?", "--method", "iec"], "did you mean ike or ice"),
         (["show", "7"], "7"),
         (["show", "no-such-ref"], "no-such-ref"),
         (["forget", "7"], "7"),
@@ -288,9 +288,9 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(run, tmp_path, args, cod
 def test_bad_input_on_a_memory_changes_nothing(run, tmp_path, args, message):
     run("add-fact", "--prompt", "Tea is", "--target", "blue")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n{"prompt": ""}\n')
-    before = run("export", "-", "--all").output
+    before = run("export", "-", "--all").stdout
     assert message in run(*args, code=1).stderr
-    assert run("export", "-", "--all").output == before
+    assert run("export", "-", "--all").stdout == before
 
 
 def test_refs_of_digits_and_ids_are_told_apart(run, tmp_path):
@@ -313,7 +313,7 @@ def test_the_users_keys_do_not_hide_the_memorys(run, tmp_path):
         json.loads(run("list", "--json").output)[0]["id"],
         json.loads(run("show", "1", "--json").output)["version"],
     ) == (1, 1)
-    assert json.loads(run("export", "-").output)["paraphrases"] == ["p"]
+    assert json.loads(run("export", "-").stdout)["paraphrases"] == ["p"]
 
 
 def test_what_was_forgotten_is_not_imported_again(run):

@@ -32,12 +32,9 @@ def write(path, rows, lines=False):
 
 def test_counterfact_short(tmp_path):
     (case,) = read_cases(write(tmp_path / "c.json", [SHORT]))
-    assert (case.edit.prompt, case.edit.target, case.edit.old, case.edit.ref) == (
-        "Ann Ode, the",
-        "oboe",
-        "harp",
-        "counterfact-7",
-    )
+    edit = case.edit
+    assert (edit.prompt, edit.target, edit.old, edit.ref) == ("Ann Ode, the", "oboe", "harp", None)
+    assert (case.id, edit.extra) == ("7", {"case_id": 7})  # no ref: another file's case 7 is another fact
     assert [(q.kind, q.prompt) for q in case.queries] == [
         ("edit", "Ann Ode, the"), ("paraphrase", "Ann Ode plays"), ("locality", "Bo Lind, the"),
     ]  # fmt: skip
@@ -49,11 +46,11 @@ def test_counterfact_full(tmp_path):
     assert [q.kind for q in case.queries] == ["edit", "paraphrase", "locality", "locality"]
 
 
-def test_repeats_of_a_subject_and_prompt_are_left_out(tmp_path):
-    path = write(tmp_path / "c.json", [SHORT, {**SHORT, "case_id": 9, "target_new": "lute"}])
+def test_cases_that_contradict_or_repeat_one_another_are_left_out_and_imported_all_the_same(tmp_path):
+    path = write(tmp_path / "c.json", [SHORT, {**SHORT, "case_id": 9, "target_new": "lute"}, SHORT])
     assert [c.edit.target for c in read_cases(path)] == ["oboe"]
     edits, bad = read_edits(path)
-    assert [e.target for e in edits] == ["oboe"]
+    assert [e.target for e in edits] == ["oboe", "lute", "oboe"]  # the memory says what becomes of them
     assert bad == []
 
 
@@ -80,7 +77,10 @@ def test_the_limit_counts_what_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"question": "x", "answer": "y"}', "no known format; found question, answer; nearest is"),
+        (
+            '{"question": "x", "z": "y"}',
+            "no known format; found question, z; nearest is table, which needs answer and",
+        ),
         ('{"prompt": "x", "target_new": 3, "subject": "x"}', "line 1"),
         (
             '{"requested_rewrite": {}, "neighborhood_prompts": []}',
@@ -88,7 +88,7 @@ def test_the_limit_counts_what_is_taken(tmp_path):
         ),
         ("[{]", "not JSON"),
         ("3", "an object is expected"),
-        ("", "holds no case"),
+        ("", "is empty"),
     ],
 )
 def test_a_wrong_file_is_said_in_one_sentence(tmp_path, text, message):

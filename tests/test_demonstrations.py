@@ -67,24 +67,41 @@ def test_what_cannot_be_shown_is_left_out_and_named(tmp_path):
         **OWN,
         "prompt": "The capital of Mali is",
         "subject": "Mali",
-        "paraphrases": ["Prompt: say", "", 7, "Mali's is"],
+        "paraphrases": ["Prompt: say", "", "Mali's is"],
     }
     read = read_demonstrations(write(tmp_path / "f.jsonl", OWN, {"statement": "Water is dry."}, bad))
     assert [fact.subject for fact in read.facts] == ["Peru", "Mali"]
     assert read.facts[1].paraphrases == ("Mali's is",)
-    assert len(read.left_out) == 4
+    assert len(read.left_out) == 3
     assert "Water is dry" in read.left_out[0]
     assert "label 'Prompt'" in read.left_out[1]
 
 
 @pytest.mark.parametrize(
+    "neighbour", ["Chile", 7, {"prompt": "The capital of Chile is"}, {"prompt": "a", "answer": 1}]
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_neighbour_without_prompt_or_answer_is_left_out_and_named(tmp_path, neighbour, listed):
+    given = [neighbour, *OWN["neighbours"]] if listed else neighbour
+    read = read_demonstrations(write(tmp_path / "f.jsonl", {**OWN, "neighbours": given}))
+    assert len(read.facts[0].neighbours) == listed
+    assert len(read.left_out) == 1
+
+
+def test_one_bad_record_does_not_cost_the_others(tmp_path):
+    read = read_demonstrations(
+        write(tmp_path / "f.jsonl", OWN, {**OWN, "target": ""}, OWN, COUNTERFACT | OWN)
+    )
+    assert len(read.facts) == 1
+    assert [text.split(":")[0] for text in read.left_out] == ["line 2"]
+
+
+@pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "holds no case"),
-        ([{"statement": "Water is dry."}], "no record of .* has a prompt and a target"),
-        ([{**OWN, "neighbours": ["Chile"]}], "neighbours must be a list"),
-        ([{**OWN, "neighbours": {"prompt": "a", "answer": "b"}}], "neighbours must be a list"),
-        ([{**OWN, "target": ""}], "needs a target"),
+        ([], "is empty"),
+        ([{"statement": "Water is dry."}], "holds no fact with a prompt and a target"),
+        ([{**OWN, "target": ""}], "holds no fact .* needs a target"),
         ([{"answer": "Cusco"}], "no known format"),
     ],
 )
@@ -234,7 +251,10 @@ def run(tmp_path, monkeypatch):
 
 def test_build_show_list_remove(run, tmp_path):
     out = run(
-        "build", write(tmp_path / "f.jsonl", OWN, {**COUNTERFACT, "locality_ground_truth": ""}), "-m", "mine"
+        "build",
+        write(tmp_path / "f.jsonl", OWN, {**OWN, "prompt": "Peru is in", "neighbours": []}),
+        "-m",
+        "mine",
     )
     assert "from 2 facts in mine: 2 with a paraphrase, 1 with a neighbour" in out.output
     about = json.loads(run("show", "-m", "mine", "--json").output)
@@ -260,7 +280,7 @@ def test_a_build_says_which_kinds_will_be_missing(run, tmp_path):
     ("args", "code", "words"),
     [
         (("build", "none.jsonl"), 2, "does not exist"),
-        (("build", "empty.jsonl"), 1, "holds no case"),
+        (("build", "empty.jsonl"), 1, "empty.jsonl"),
         (("build", "bad.jsonl"), 1, "not JSON"),
         (("show",), 1, "there is no memory"),
         (("remove",), 1, "there is no memory"),
@@ -269,7 +289,7 @@ def test_a_build_says_which_kinds_will_be_missing(run, tmp_path):
 )
 def test_bad_input_gets_one_sentence_and_makes_no_memory(run, tmp_path, args, code, words):
     (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "bad.jsonl").write_text(json.dumps(OWN) + "\n{\n")
+    (tmp_path / "bad.jsonl").write_text("{\n")
     out = run(*args, code=code)
     assert words in out.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl", "empty.jsonl"]

@@ -129,3 +129,18 @@ def test_any_object_is_an_edit_or_refused_in_words(data):
         said = edit.statement
     assert said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"status": "live"}, {"status": "draft"}, {"status": None}, {"aliases": ["x"]}, {"prompt": "x", "extra": 5},
+        {"extra": {"a": 1}, "b": 2}, {"extra": "x"}, {"target_new": "x", "requested_rewrite": 1},
+    ],
+)  # fmt: skip
+def test_further_keys_that_look_like_fields_come_back(extra):
+    from memedit.data.own import own
+
+    for edit in (Edit(statement="Tea is blue.", extra=extra), Edit("Tea is", kind="erase", extra=extra)):
+        assert Edit.from_dict(edit.to_dict()) == edit
+        assert own(edit.to_dict()).edit == edit

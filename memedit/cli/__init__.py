@@ -1,6 +1,7 @@
 """The `memedit` command. Each module holds the commands of one purpose; heavy imports happen inside them.
 
-edits.py     add-fact, import, export, update, forget, undo
+edits.py     add-fact, update, forget, undo
+transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 demos.py     demos build, show, list, remove
@@ -12,8 +13,9 @@ from __future__ import annotations
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
 from memedit.cli.demos import demos
-from memedit.cli.edits import add_fact, export, forget, import_, undo, update
+from memedit.cli.edits import add_fact, forget, undo, update
 from memedit.cli.look import history, list_, search, show, stats
+from memedit.cli.transfer import export, import_
 from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
 
 for command in (

@@ -1,4 +1,4 @@
-"""Commands that change a memory: add-fact, import, export, update, forget, undo. None of them loads the base model."""
+"""Commands that change a memory fact by fact: add-fact, update, forget, undo. None of them loads the base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
-    check_output,
     counted,
     existing,
     find,
@@ -15,11 +14,9 @@ from memedit.cli._group import (
     memory_option,
     opened,
     print_json,
-    progress,
-    write_json_lines,
 )
 from memedit.edit import Edit
-from memedit.errors import DataError, EditError
+from memedit.errors import EditError
 from memedit.methods import method_info
 
 if TYPE_CHECKING:
@@ -145,103 +142,6 @@ def _say_added(memory: EditMemory, added: Added) -> None:
             f"  possible conflict with edit {old}: {memory.get(old).edit.statement}  (similarity {score:.2f}; "
             f"both stay, the newer wins; `memedit forget {old}` drops the other)"
         )
-
-
-@click.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option(
-    "--skip-bad", is_flag=True, help="Leave out what can't be taken (each is named), and take the rest."
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Take the first so many records only.")
-@click.option("--tag", "tags", multiple=True, help="Label all edits of this import (repeatable).")
-@click.option("--source", help="Where they come from, for those that don't say.")
-@memory_option
-@json_option
-def import_(
-    file: str,
-    skip_bad: bool,
-    limit: int | None,
-    tags: tuple[str, ...],
-    source: str | None,
-    memory: str,
-    as_json: bool,
-) -> None:
-    """Import edits: JSON lines with prompt and target or statement, or a CounterFact file.
-
-    All or nothing: a bad line is named and nothing is taken, unless --skip-bad. One import is one
-    operation: `memedit undo` takes all of it back. Unknown keys are kept and exported again.
-
-    \b
-    Examples:
-      memedit import indexes/example.jsonl
-      memedit import counterfact.json --limit 1000 --memory indexes/counterfact
-      cat facts.jsonl | memedit import - --skip-bad
-    """
-    from memedit.data import read_edits
-
-    edits, bad = read_edits(file, limit=limit)
-    if bad and not skip_bad:
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise DataError(
-            f"{file} {bad[0]}{more}; nothing was imported: mend it, or use --skip-bad to take the rest"
-        )
-    extra = _given({"source": source})
-    edits = [
-        e.updated(tags=(*e.tags, *tags), **({"source": e.source or source} if extra else {})) for e in edits
-    ]
-    for name in {e.method for e in edits if e.method}:
-        method_info(name)
-    if not edits:
-        raise DataError(f"{file} holds no edit that can be taken")
-    with opened(memory) as m, progress("encoding") as bar:
-        added = m.add(edits, progress=bar)
-        total = len(m)
-    for problem in bad:
-        click.echo(f"skipped {problem}", err=True)
-    summary = {
-        "new": len(added.new),
-        "superseded": len(added.superseded),
-        "duplicates": len(added.duplicates),
-        "conflicts": len(added.conflicts),
-        "skipped": len(bad),
-        "edits": total,
-    }
-    if as_json:
-        print_json({**summary, "bad": bad})
-        return
-    words = {
-        "new": "new",
-        "superseded": "superseding older ones",
-        "duplicates": "known already",
-        "conflicts": "possible conflicts",
-        "skipped": "skipped",
-    }
-    parts = [f"{summary[key]} {text}" for key, text in words.items() if summary[key] or key == "new"]
-    click.echo(f"imported {file}: {', '.join(parts)}; the memory holds {counted(total, 'live edit')}")
-
-
-@click.command()
-@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
-@memory_option
-@click.option("--tag", help="Only edits with this tag.")
-@click.option(
-    "--all", "everything", is_flag=True, help="Superseded and forgotten edits too, each with its status."
-)
-def export(file: str, memory: str, tag: str | None, everything: bool) -> None:
-    """Write the live edits as JSON lines that `import` reads.
-
-    \b
-    Examples:
-      memedit export facts.jsonl
-      memedit export - --tag geography | head
-    """
-    check_output(file)
-    with existing(memory, readonly=True) as m:
-        records = m.list(tag=tag, status="all" if everything else "live")
-    rows = [{**r.edit.to_dict(), **({"status": r.status} if everything else {})} for r in records]
-    write_json_lines(file, rows)
-    if file != "-":
-        click.echo(f"exported {counted(len(rows), 'edit')} to {file}")
 
 
 @click.command()

@@ -206,7 +206,8 @@ def eval_(
             )
         base = HFModel.from_pretrained(model, device=device, dtype=dtype)
         with progress("encoding") as bar:
-            ids = m.add([c.edit for c in cases], progress=bar).ids
+            added = iter(m.add([edit for c in cases for edit in c.edits], progress=bar).ids)
+        ids = [[next(added) for _ in c.edits] for c in cases]
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         answers: list[dict[str, Any]] = []
         scores: list[dict[str, Any]] = []

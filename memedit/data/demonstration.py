@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memedit.data.case import Case
-from memedit.data.formats import read_cases
+from memedit.data.formats import _cases
 from memedit.edit import Edit
 from memedit.errors import DataError, EditError
 
@@ -79,39 +79,50 @@ class Demonstrations:
 
 
 def read_demonstrations(path: str | Path, limit: int | None = None) -> Demonstrations:
-    """The demonstrations of a file, in any format that `read_cases` knows.
+    """The demonstrations of a file, in any format that `read_cases` knows; of equal prompts, the first.
 
     In our own JSON lines: ``{"prompt", "target", "subject"?, "paraphrases": [...], "neighbours": [{"prompt", "answer"}]}``.
     Of a public data set, paraphrases are the in-scope queries, and neighbours the locality queries with an answer.
 
+    Args:
+        limit: take so many records at most.
+
     Raises:
-        DataError: the file can't be read or is of no known format, a line's neighbours are not as above, or no
-            record can be demonstrated.
+        DataError: the file can't be read or is of no known format, or no record of it can be demonstrated.
     """
-    out = Demonstrations()
-    for number, case in enumerate(read_cases(path, limit=limit), 1):
-        where = f"{path} record {number} ({case.edit.statement[:60]})"
-        if not case.edit.prompt or not case.edit.target:
-            out.left_out.append(f"{where}: no prompt and target, and a demonstration needs both")
+    found: dict[str, Demonstration] = {}
+    left_out: list[str] = []
+    for number, (where, case) in enumerate(_cases(path, None)[1]):
+        if limit is not None and number >= limit:
+            break
+        if isinstance(case, DataError):
+            left_out.append(f"{where}: " + str(case).removeprefix(f"{where}: "))
             continue
-        out.facts.append(_demonstration(case, where, out.left_out))
-    if not out.facts:
-        raise DataError(f"no record of {path} has a prompt and a target, which a demonstration needs")
-    return out
+        for place, edit in enumerate(case.edits):
+            here = f"{where} ({edit.statement[:60]})"
+            if not edit.prompt or not edit.target:
+                left_out.append(f"{here}: no prompt and target, and a demonstration needs both")
+            elif edit.prompt not in found:
+                found[edit.prompt] = _demonstration(case, place, here, left_out)
+    if not found:
+        why = f"; first: {left_out[0]}" if left_out else ""
+        raise DataError(f"{path} holds no fact with a prompt and a target, which a demonstration needs{why}")
+    return Demonstrations(list(found.values()), left_out)
 
 
-def _demonstration(case: Case, where: str, left_out: list[str]) -> Demonstration:
-    edit = case.edit
-    assert edit.prompt is not None
-    assert edit.target is not None
-    given = [(q.prompt, edit.target) for q in case.queries if q.kind == "paraphrase"]
-    beside = [(q.prompt, q.answers[0]) for q in case.queries if q.kind == "locality" and any(q.answers[:1])]
-    beside += _neighbours(edit.extra.get("neighbours"), where)
-    paraphrases = [prompt for prompt, _ in _cleaned(given, where, left_out) if prompt != edit.prompt]
-    neighbours = [(p, a) for p, a in _cleaned(beside, where, left_out) if p != edit.prompt]
+def _demonstration(case: Case, place: int, where: str, left_out: list[str]) -> Demonstration:
+    """One of the case's edits with the queries that are about it."""
+    edit = case.edits[place]
+    prompt, target = edit.prompt or "", edit.target or ""
+    own = [q for q in case.queries if q.of == place]
+    given = [(q.prompt, target) for q in own if q.kind == "paraphrase"]
+    beside = [(q.prompt, q.answers[0]) for q in own if q.kind == "locality" and any(q.answers[:1])]
+    beside += _neighbours(edit.extra.get("neighbours"), where, left_out)
+    paraphrases = [asked for asked, _ in _cleaned(given, where, left_out) if asked != prompt]
+    neighbours = [pair for pair in _cleaned(beside, where, left_out) if pair[0] != prompt]
     return Demonstration(
-        edit.prompt,
-        edit.target,
+        prompt,
+        target,
         edit.statement,
         edit.subject,
         tuple(dict.fromkeys(paraphrases))[:MOST],
@@ -119,15 +130,15 @@ def _demonstration(case: Case, where: str, left_out: list[str]) -> Demonstration
     )
 
 
-def _neighbours(given: Any, where: str) -> list[tuple[str, str]]:
-    if given is None:
-        return []
-    if not isinstance(given, list) or not all(
-        isinstance(n, Mapping) and isinstance(n.get("prompt"), str) and isinstance(n.get("answer"), str)
-        for n in given
-    ):
-        raise DataError(f'{where}: neighbours must be a list of {{"prompt": "...", "answer": "..."}}')
-    return [(n["prompt"], n["answer"]) for n in given]
+def _neighbours(given: Any, where: str, left_out: list[str]) -> list[tuple[str, str]]:
+    """What our own lines have as neighbours; a further key of a line may be anything."""
+    out = []
+    for one in given if isinstance(given, list) else [] if given is None else [given]:
+        if isinstance(one, Mapping) and {"prompt", "answer"} <= one.keys():
+            out.append((one["prompt"], one["answer"]))
+        else:
+            left_out.append(f'{where}: a neighbour must be {{"prompt": "...", "answer": "..."}}')
+    return out
 
 
 def _cleaned(pairs: list[tuple[str, str]], where: str, left_out: list[str]) -> list[tuple[str, str]]:

@@ -1,147 +1,144 @@
-"""The formats that are read, each by one small function from a record to a `Case`; the table at the end names them."""
+"""The table of the formats that are read, how a file's format is found, and what is read from a file."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from memedit.data.case import Case, Query
+from memedit.data.case import Case
+from memedit.data.counterfact import full, short
+from memedit.data.fields import Record
+from memedit.data.files import TABLES, records
+from memedit.data.knowedit import knowedit
+from memedit.data.mquake import mquake
+from memedit.data.own import own
+from memedit.data.table import row
+from memedit.data.zsre import zsre
 from memedit.edit import Edit
-from memedit.errors import DataError, EditError
-
-Record = Mapping[str, Any]
+from memedit.errors import DataError, EditError, unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format: the fields by which it is known, and how a record of it becomes a case."""
+    """A format of JSON records.
+
+    Attributes:
+        signs: sets of fields, any one of which tells the format. case: makes a case of a record.
+    """
 
     name: str
-    fields: frozenset[str]
+    says: str
+    signs: tuple[frozenset[str], ...]
     case: Callable[[Record], Case]
 
 
-def _memedit(record: Record) -> Case:
-    """Our own JSON lines: an edit's fields; `paraphrases` and `locality` are lists of further prompts."""
-    if record.get("status") in ("superseded", "forgotten"):
-        raise EditError(f"this edit was {record['status']} when it was exported; only live ones are taken")
-    paraphrases = record.get("paraphrases") or []
-    locality = record.get("locality") or []
-    edit = Edit.from_dict({k: v for k, v in record.items() if k != "status"})
-    answers = _answers(edit)
-    queries = [Query("edit", edit.prompt, answers)] if edit.prompt else []
-    queries += [Query("paraphrase", p, answers) for p in paraphrases]
-    queries += [Query("locality", p) for p in locality]
-    return Case(str(edit.ref or ""), edit, tuple(queries))
+def _signs(*texts: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(text.split()) for text in texts)
 
 
-def _counterfact_short(record: Record) -> Case:
-    """CounterFact as EasyEdit ships it. `rephrase_prompt` is often no paraphrase (it was made from a
-    generation prompt): it is kept as a query of its kind, and its score has to be read with that in mind."""
-    edit = _counterfact_edit(
-        record, record["prompt"], record["subject"], record["target_new"], record.get("ground_truth")
-    )
-    answers = _answers(edit)
-    queries = [Query("edit", record["prompt"], answers)]
-    if record.get("rephrase_prompt"):
-        queries.append(Query("paraphrase", record["rephrase_prompt"], answers))
-    if record.get("locality_prompt"):
-        queries.append(
-            Query("locality", record["locality_prompt"], (record.get("locality_ground_truth") or "",))
-        )
-    return Case(str(record.get("case_id", "")), edit, tuple(queries))
-
-
-def _counterfact_full(record: Record) -> Case:
-    """CounterFact with ROME's fields (arXiv 2202.05262)."""
-    rewrite = record["requested_rewrite"]
-    prompt = rewrite["prompt"].replace("{}", rewrite["subject"])
-    old = (rewrite.get("target_true") or {}).get("str")
-    edit = _counterfact_edit(record, prompt, rewrite["subject"], rewrite["target_new"]["str"], old)
-    answers = _answers(edit)
-    queries = [Query("edit", prompt, answers)]
-    queries += [Query("paraphrase", p, answers) for p in record.get("paraphrase_prompts", ())]
-    queries += [Query("locality", p, (old or "",)) for p in record.get("neighborhood_prompts", ())]
-    return Case(str(record.get("case_id", "")), edit, tuple(queries))
-
-
-def _counterfact_edit(record: Record, prompt: str, subject: str, target: str, old: str | None) -> Edit:
-    return Edit(
-        prompt=prompt,
-        target=target,
-        subject=subject,
-        old=old,
-        ref=f"counterfact-{record['case_id']}" if record.get("case_id") is not None else None,
-    )
-
-
-def _answers(edit: Edit) -> tuple[str, ...]:
-    return tuple(a for a in (edit.target, *edit.target_aliases) if a)
-
-
-FORMATS = (
-    Format("counterfact-full", frozenset({"requested_rewrite", "neighborhood_prompts"}), _counterfact_full),
-    Format("counterfact", frozenset({"prompt", "target_new", "subject"}), _counterfact_short),
-    Format("memedit", frozenset({"prompt"}), _memedit),
-    Format("memedit", frozenset({"statement"}), _memedit),
+# In the order in which they are tried: what tells more goes first.
+_TABLE = Format(
+    "table",
+    "a table: CSV, TSV, or JSON with such names as question and answer",
+    _signs("question answer", "query answer", "prompt answer", "question target"),
+    row,
 )
+FORMATS = (
+    Format("memedit", "memedit's own lines", _signs("prompt target", "statement", "prompt kind"), own),
+    Format("mquake", "MQuAKE", _signs("requested_rewrite questions", "requested_rewrite new_answer"), mquake),
+    Format("counterfact-full", "CounterFact with ROME's fields",
+           _signs("requested_rewrite neighborhood_prompts", "requested_rewrite"), full),
+    Format("zsre", "zsRE with MEND's fields", _signs("src alt"), zsre),
+    Format("knowedit", "KnowEdit",
+           _signs("prompt target_new subject portability", "prompt target_new subject locality",
+                  "text labels concept", "K_F K_R", "ent pos neg"), knowedit),
+    Format("counterfact", "CounterFact or zsRE with EasyEdit's fields",
+           _signs("prompt target_new subject"), short),
+    _TABLE,
+    Format("memedit", "memedit's own lines", _signs("prompt"), own),
+)  # fmt: skip
+NAMES = (*dict.fromkeys(f.name for f in FORMATS), *TABLES)
 
 
-def read_cases(path: str | Path, limit: int | None = None) -> list[Case]:
-    """All cases of a file; repeats of one (subject, prompt) are left out, since no answer could be right for both.
+@dataclass(frozen=True)
+class Reading:
+    """What a file holds for a memory.
+
+    Attributes:
+        format: its name. edits: in the file's order, one record may give several. places: where each of them
+            stands ("line 3"). refused: what can't be taken, as (place, reason).
+    """
+
+    format: str
+    edits: list[Edit] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read(path: str | Path, limit: int | None = None, format: str | None = None) -> Reading:
+    """The edits of a file, each with its place, and what can't be taken.
+
+    Nothing is left out silently: of edits that repeat or contradict one another, the memory's rules decide.
+
+    Args:
+        path: a file, or "-" for standard input. limit: take so many records at most.
+        format: one of `NAMES`; None to see from the file.
+
+    Raises:
+        DataError: the file as a whole can't be read.
+    """
+    name, found = _cases(path, format)
+    out, taken = Reading(name), 0
+    for where, case in found:
+        if limit is not None and taken >= limit:
+            break
+        if isinstance(case, DataError):
+            out.refused.append((where, str(case).removeprefix(f"{where}: ")))
+            continue
+        taken += 1
+        several = len(case.edits) > 1
+        for number, edit in enumerate(case.edits, 1):
+            out.edits.append(edit)
+            out.places.append(f"{where}, edit {number}" if several else where)
+    return out
+
+
+def read_edits(
+    path: str | Path, limit: int | None = None, format: str | None = None
+) -> tuple[list[Edit], list[str]]:
+    """The edits of a file and, in words, the records that can't be taken (see `read`)."""
+    found = read(path, limit, format)
+    return found.edits, [f"{where}: {reason}" for where, reason in found.refused]
+
+
+def read_cases(path: str | Path, limit: int | None = None, format: str | None = None) -> list[Case]:
+    """All cases of a file, for an evaluation with all their edits in one memory.
+
+    Left out are cases that contradict an earlier one, since no answer could be right for both, and those
+    whose only edit was there already, unless they ask what follows from it together with others.
 
     Raises:
         DataError: unreadable, of no known format, or a record that can't be taken (named).
     """
     cases: list[Case] = []
-    seen = set()
-    for where, record in _records(path):
+    known: dict[str, str | None] = {}
+    for where, case in _cases(path, format)[1]:
         if limit is not None and len(cases) >= limit:
             break
-        if isinstance(record, DataError):
-            raise record
-        case = _case(record, path, where)
-        key = (case.edit.subject, case.edit.prompt or case.edit.statement)
-        if key not in seen:
-            seen.add(key)
+        if isinstance(case, DataError):
+            raise DataError(f"{path} {where}: " + str(case).removeprefix(f"{where}: "))
+        targets = {key: edit.target for edit in case.edits for key in _about(edit)}
+        against = any(known.get(key, target) != target for key, target in targets.items())
+        repeated = len(case.edits) == 1 and _about(case.edit)[0] in known
+        if not against and not (repeated and all(q.kind != "multi-hop" for q in case.queries)):
             cases.append(case)
+            known.update(targets)
     if not cases:
         raise DataError(f"{path} holds no case")
     return cases
-
-
-def read_edits(path: str | Path, limit: int | None = None) -> tuple[list[Edit], list[str]]:
-    """The edits of a file and, in words, the records that can't be taken (each with its line).
-
-    In a data set, repeats of one (subject, prompt) are left out; in our own format they supersede one another.
-
-    Raises:
-        DataError: the file as a whole can't be read.
-    """
-    edits: list[Edit] = []
-    bad: list[str] = []
-    seen = set()
-    for where, record in _records(path):
-        if limit is not None and len(edits) >= limit:
-            break
-        if isinstance(record, DataError):
-            bad.append(str(record))
-            continue
-        try:
-            edit = _case(record, path, where).edit
-        except DataError as error:
-            bad.append(str(error).removeprefix(f"{path} "))
-            continue
-        if "target_new" in record or "requested_rewrite" in record:
-            if (edit.subject, edit.prompt) in seen:
-                continue
-            seen.add((edit.subject, edit.prompt))
-        edits.append(edit)
-    return edits, bad
 
 
 def read_prompts(path: str | Path, limit: int | None = None) -> list[str]:
@@ -151,11 +148,13 @@ def read_prompts(path: str | Path, limit: int | None = None) -> list[str]:
         DataError: no such field.
     """
     prompts: list[str] = []
-    for where, record in _records(path):
+    for where, record in records(path)[1]:
         if limit is not None and len(prompts) >= limit:
             break
         if isinstance(record, DataError):
             raise DataError(f"{path} {record}")
+        if not isinstance(record, Mapping):
+            raise DataError(f"{path} {where}: {_no_object(record)}")
         text = next(
             (record[k] for k in ("prompt", "question", "query", "qText") if isinstance(record.get(k), str)),
             None,
@@ -168,71 +167,94 @@ def read_prompts(path: str | Path, limit: int | None = None) -> list[str]:
     return prompts
 
 
-def _case(record: Any, path: str | Path, where: str) -> Case:
-    if not isinstance(record, Mapping):
-        raise DataError(f"{path} {where}: an object is expected, this is {type(record).__name__}")
-    for known in FORMATS:
-        if known.fields <= record.keys():
-            try:
-                return known.case(record)
-            except EditError as error:
-                raise DataError(f"{path} {where}: {error}") from error
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise DataError(
-                    f"{path} {where}: not as the format {known.name} has it ({type(error).__name__}: {error})"
-                ) from error
-    nearest = max(FORMATS, key=lambda f: len(f.fields & record.keys()) / len(f.fields))
-    raise DataError(
-        f"{path} {where}: no known format; found {', '.join(map(str, record)) or 'no field'}; "
-        f"nearest is {nearest.name}, which needs {' and '.join(sorted(nearest.fields))}"
-    )
+def _about(edit: Edit) -> list[str]:
+    """What tells that two edits are of one thing: the prompt (else the statement) first, then the relation."""
+    keys = [key for key in edit.keys if not key.startswith("ref\x1f")]
+    return keys if edit.prompt else [f"statement\x1f{edit.statement}", *keys]
 
 
-def _records(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """(where, record) of a JSON array or of JSON lines; a broken line comes as a DataError in its place."""
-    try:
-        text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}") from None
-    if text.lstrip().startswith("["):
-        try:
-            records = _loads(text)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from None
-        yield from ((f"record {i}", record) for i, record in enumerate(records, 1))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"line {number}", _loads(line)
-        except ValueError as error:
-            yield f"line {number}", DataError(f"line {number}: {error}")
-
-
-def _loads(text: str) -> Any:
-    """JSON, strictly: no key twice in an object, no NaN.
+def _cases(path: str | Path, format: str | None) -> tuple[str, Iterator[tuple[str, Case | DataError]]]:
+    """The format's name, and for each record its place and its case or what is wrong with it.
 
     Raises:
-        ValueError: what is wrong, in words.
+        DataError: the file as a whole can't be read, or is of no known format.
     """
+    if format is not None and format not in NAMES:
+        raise DataError(unknown("format", format, NAMES))
+    table, found = records(path, format)
+    if table:
+        chosen = _TABLE
+    elif format is not None:
+        chosen = next(f for f in FORMATS if f.name == format)
+    else:
+        chosen, found = _detect(found, path)
+    kind = "csv" if table else chosen.name
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            twice = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
-            raise ValueError(f"the key {twice!r} stands twice in one object")
-        return dict(pairs)
+    def cases() -> Iterator[tuple[str, Case | DataError]]:
+        for where, record in found:
+            try:
+                yield where, record if isinstance(record, DataError) else _case(chosen, record, where, table)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
 
-    def constant(name: str) -> None:
-        raise ValueError(f"{name} is no JSON number")
+    return kind, cases()
 
+
+def _detect(found: Iterator[tuple[str, Any]], path: str | Path) -> tuple[Format, Iterator[tuple[str, Any]]]:
+    """The format of the first record that has one, and the records from the beginning.
+
+    Raises:
+        DataError: no record has one, and at least one is an object.
+    """
+    seen: list[tuple[str, Any]] = []
+    objects = []
+    for where, record in found:
+        seen.append((where, record))
+        if isinstance(record, Mapping):
+            objects.append((where, record))
+            for known in FORMATS:
+                if any(sign <= record.keys() for sign in known.signs):
+                    return known, chain(seen, found)
+    if objects:
+        where, record = objects[0]
+        raise DataError(f"{path} {where}: no known format; {_nearest(record, FORMATS)}")
+    return FORMATS[0], iter(seen)  # each of them has its own sentence
+
+
+def _nearest(record: Record, formats: tuple[Format, ...]) -> str:
+    """Which fields were found, and which of the formats they come nearest to."""
+    near, sign = max(
+        ((f, sign) for f in formats for sign in f.signs),
+        key=lambda pair: len(pair[1] & record.keys()) / len(pair[1]),
+    )
+    names = [str(key) for key in record]
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"found {shown or 'no field'}; nearest is {near.name}, which needs {' and '.join(sorted(sign))}"
+
+
+def _case(known: Format, record: Any, where: str, table: bool) -> Case | DataError:
+    """The case of a record, or what is wrong with it.
+
+    Raises:
+        DataError: files of this sort hold no edits at all.
+    """
+    if not isinstance(record, Mapping):
+        return DataError(f"{where}: {_no_object(record)}")
+    signs = [sign for f in FORMATS if f.name == known.name for sign in f.signs]
+    if not table and not any(sign <= record.keys() for sign in signs):
+        forms = tuple(f for f in FORMATS if f.name == known.name)
+        return DataError(f"{where}: no record of the format {known.name}; {_nearest(record, forms)}")
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
-    except json.JSONDecodeError as error:
-        hint = "; in JSON lines an object stands on one line" if text.strip() in ("{", "}", "[", "]") else ""
-        place = f"line {error.lineno}" if error.lineno > 1 else f"column {error.colno}"
-        raise ValueError(f"not JSON ({error.msg} at {place}){hint}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        return known.case(record)
+    except EditError as error:
+        return DataError(f"{where}: {error}")
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        what = f"there is no field {error}" if isinstance(error, KeyError) else str(error)
+        return DataError(f"{where}: not as the format {known.name} has it ({what})")
+
+
+def _no_object(value: Any) -> str:
+    kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
+        type(value), "a number"
+    )
+    return f"an object is expected, this is {kind}"

@@ -8,12 +8,13 @@ reading.py     rows as records      writing.py  one operation in one transaction
 content.py     an edit as text      vectors.py  edits encoded, once for each content
 index.py       nearest vectors: the interface, and FAISS      torch_index.py  the same on a GPU
 live.py        the index kept level with SQLite, and searched      snapshot.py  its file
+suspects.py    which edits are looked at for a conflict
 patches.py     what methods prepared      health.py  numbers and problems
 """
 
 from memedit.memory.memory import DEFAULT_METHOD, EditMemory
 from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
-from memedit.memory.rules import conflicting, supersedes
+from memedit.memory.rules import conflicting, replayable, supersedes
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -25,5 +26,6 @@ __all__ = [
     "Record",
     "Version",
     "conflicting",
+    "replayable",
     "supersedes",
 ]

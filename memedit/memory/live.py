@@ -13,12 +13,11 @@ from memedit.errors import EncoderMismatch, MemoryError_
 from memedit.memory import reading, snapshot
 from memedit.memory.index import VectorIndex, choose
 from memedit.memory.records import Near, Record
-from memedit.memory.rules import ALIKE, named_in, suspicious
+from memedit.memory.rules import named_in, suspicious
 from memedit.memory.snapshot import Mark
+from memedit.memory.suspects import close_pairs
 
 _KEPT = 4096  # edits whose rows stay in memory between searches
-_SUSPECTS = 8  # nearest edits that are looked at for a conflict with a new one
-_INEXACT = 0.02  # by so much the cosines of an index of bytes may be off
 
 
 class LiveIndex:
@@ -120,13 +119,7 @@ class LiveIndex:
         ids = reading.live_among(db, new)
         if index is None or not ids:
             return []
-        near = index.search(index.vectors(ids), _SUSPECTS + 1)
-        pairs = {
-            (max(id, other), min(id, other))
-            for id, cosines, others in zip(ids, *near, strict=True)
-            for cosine, other in zip(cosines, others.tolist(), strict=True)
-            if other not in (id, -1) and cosine >= ALIKE - _INEXACT
-        }
+        pairs = close_pairs(db, index, ids)
         rows = self.rows(db, {id for pair in pairs for id in pair})
         found = []
         for newer, older in sorted(pairs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
@@ -92,34 +92,34 @@ class EditMemory:
             EditError: something given is no edit. EncoderMismatch: the memory is another encoder's.
             MemoryBusy: another process writes. MemoryError_: it can't be written.
         """
-        # A mapping or a text is one thing, which is no edit, and not many.
-        given: builtins.list[Any] = (
-            [edits] if isinstance(edits, (Edit, Mapping, str)) else builtins.list(edits)
-        )
-        for place, edit in enumerate(given):
-            if not isinstance(edit, Edit):
-                raise EditError(
-                    f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
-                    "make one with Edit.from_dict"
-                )
+        given = writing.checked(edits)
         self._live.prepare()
         encoded = self._vectors.of(given, progress)
         with self._store.writing() as db:
-            change = Change(db, "add")
-            outcome = [change.add(edit) for edit in given]
-            if change.id:
+            added = writing.take_in(db, given)
+            if added.operation:
                 self._vectors.keep(db, given, encoded)
-        added = Added(
-            ids=[id for id, _ in outcome],
-            new=[id for id, new in outcome if new],
-            superseded=change.superseded,
-            duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
-            conflicts=[],
-            operation=change.id,
-        )
         with self._store.reading() as db:
             added.conflicts.extend(self._live.suspected(db, added.new))
             self._live.save_where_it_pays()
+        return added
+
+    def preview(
+        self, edits: Edit | Iterable[Edit], *, conflicts: bool = True, progress: Progress | None = None
+    ) -> Added:
+        """What `add` would do with these edits now, with the ids that it would give; changes nothing.
+
+        Args:
+            conflicts: look for possible conflicts too, for which the edits are encoded.
+        """
+        given = writing.checked(edits)
+        encoded = self._vectors.of(given, progress) if conflicts else {}
+        with self._store.trying() as db:
+            added = writing.take_in(db, given)
+            if conflicts and added.operation:
+                self._vectors.keep(db, given, encoded)
+                # An index of its own, since what it sees is about to be taken back.
+                added.conflicts.extend(LiveIndex(self.path, self._live.device).suspected(db, added.new))
         return added
 
     def update(self, id: int, **changes: Any) -> Record:

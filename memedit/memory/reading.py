@@ -176,6 +176,30 @@ def named(db: Database, names: Iterable[str]) -> set[int]:
     return {row[0] for row in _chunked(db, "SELECT edit FROM names WHERE name IN ({})", list(names))}
 
 
+def names_of(db: Database, ids: Sequence[int]) -> dict[int, list[str]]:
+    """The names by which live edits among these are found; those without one are left out."""
+    found: dict[int, list[str]] = {}
+    for edit, name in _chunked(db, "SELECT edit, name FROM names WHERE edit IN ({})", ids):
+        found.setdefault(edit, []).append(name)
+    return found
+
+
+def by_name(db: Database, names: Sequence[str]) -> dict[str, list[int]]:
+    """The live edits that have each of these names."""
+    found: dict[str, list[int]] = {}
+    for name, edit in _chunked(db, "SELECT name, edit FROM names WHERE name IN ({})", names):
+        found.setdefault(name, []).append(edit)
+    return found
+
+
+def nameless(db: Database) -> list[int]:
+    """The live edits that have no name; goes through all edits."""
+    rows = db.execute(
+        "SELECT id FROM edits WHERE status = 'live' AND id NOT IN (SELECT edit FROM names) ORDER BY id"
+    )
+    return [row[0] for row in rows]
+
+
 def live_among(db: Database, ids: Sequence[int]) -> list[int]:
     """Those of these ids whose edits are live."""
     return sorted(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from heapq import heappop, heappush
 from itertools import accumulate
 
 from memedit.edit import Edit
-from memedit.memory.records import Near
+from memedit.memory.records import Near, Record
 from memedit.subjects import COMMON, words
 
 SUSPECT = 0.8  # cosine of two statements from which they are suspected to say different things of one matter
@@ -26,6 +28,39 @@ def supersedes(new: Edit, old: Edit) -> bool:
     if not _covers(new, old):
         return False
     return "prompt" in shared or ("relation" in shared and _folded(new.target) != _folded(old.target))
+
+
+def replayable(live: Sequence[Record]) -> list[Record]:
+    """Live edits in an order in which they can be added anew and all stay.
+
+    That is their own order, unless an edit was changed after a later one came: where adding that one after it
+    would supersede it, it goes to after that one.
+    """
+    sharing: dict[str, list[int]] = {}
+    for place, record in enumerate(live):
+        for key in record.edit.keys:
+            sharing.setdefault(key, []).append(place)
+    waits: dict[int, set[int]] = {}  # a place -> the places that go before it
+    for places in sharing.values():
+        for one in places:
+            threats = {
+                other for other in places if other != one and supersedes(live[other].edit, live[one].edit)
+            }
+            waits.setdefault(one, set()).update(threats)
+    frees: dict[int, list[int]] = {}
+    for one, others in waits.items():
+        for other in others:
+            frees.setdefault(other, []).append(one)
+    ready = [place for place in range(len(live)) if not waits.get(place)]
+    out = []
+    while ready:
+        out.append(place := heappop(ready))
+        for one in frees.get(place, ()):
+            waits[one].discard(place)
+            if not waits[one]:
+                heappush(ready, one)
+    left = set(range(len(live))).difference(out)  # any two that would supersede each other
+    return [live[place] for place in (*out, *sorted(left))]
 
 
 def suspicious(new: Edit, old: Edit, cosine: float) -> bool:

@@ -23,6 +23,10 @@ FILE = "memory.db"
 _WAL_KEPT = 1 << 24  # bytes that the write-ahead log keeps after a bulk write was taken over
 
 
+class _TakenBack(Exception):
+    """Ends a transaction that was a trial."""
+
+
 class Store:
     """The open database of one memory.
 
@@ -193,6 +197,13 @@ class Store:
                     raise
         finally:
             self._write_lock.release()
+
+    @contextmanager
+    def trying(self) -> Iterator[Database]:
+        """As `writing`, and in the end everything is taken back, whatever happened."""
+        with suppress(_TakenBack), self.writing() as db:
+            yield db
+            raise _TakenBack
 
     def _writing_connection(self) -> Database:
         if self._writer is None:

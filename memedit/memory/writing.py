@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import EncoderMismatch, MemoryError_
+from memedit.errors import EditError, EncoderMismatch, MemoryError_
 from memedit.memory import content
 from memedit.memory.reading import live_twin, operation_with, records, rivals
-from memedit.memory.records import Action, Encoder, Operation, OperationKind, Record, Status
+from memedit.memory.records import Action, Added, Encoder, Operation, OperationKind, Record, Status
 from memedit.memory.rules import name_keys
 
 _EDIT = (
@@ -138,6 +138,37 @@ class Change:
             unlist(self.db, id)
         if status == "live":
             enlist(self.db, id, edit)
+
+
+def checked(edits: Edit | Iterable[Edit]) -> list[Edit]:
+    """What was given, as a list of edits.
+
+    Raises:
+        EditError: something in it is no edit.
+    """
+    # A mapping or a text is one thing, which is no edit, and not many.
+    given: list[Any] = [edits] if isinstance(edits, (Edit, Mapping, str)) else list(edits)
+    for place, edit in enumerate(given):
+        if not isinstance(edit, Edit):
+            raise EditError(
+                f"number {place + 1} of what was given is a {type(edit).__name__}, not an Edit; "
+                "make one with Edit.from_dict"
+            )
+    return given
+
+
+def take_in(db: Database, edits: list[Edit]) -> Added:
+    """Add edits as one operation; conflicts are not looked for."""
+    change = Change(db, "add")
+    outcome = [change.add(edit) for edit in edits]
+    return Added(
+        ids=[id for id, _ in outcome],
+        new=[id for id, new in outcome if new],
+        superseded=change.superseded,
+        duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
+        conflicts=[],
+        operation=change.id,
+    )
 
 
 def tagged(tags: Iterable[str]) -> str:
