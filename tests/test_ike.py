@@ -128,29 +128,25 @@ def test_beside_an_erasure_the_demonstrations_refuse_and_retain():
     )
 
 
+LEAKS = [
+    fact("France"),
+    fact("FRANCE"),
+    Demonstration("The seat of the French state is", "Nice", "France has its seat in Nice.", "French state"),
+    Demonstration(
+        "Rome is in", "Peru", "Rome is in Peru.", "Rome", (), (("The capital of France is", "Paris"),)
+    ),
+    Demonstration("Rome is in", "Peru", "Rome is in Peru.", "Rome", ("Is Rome, not France, in",)),
+]
+BY_PROMPT_OR_ALIAS = [Demonstration("the capital of france is", "Nice", "So be it."), fact("La République")]
+NAMED = capital("France", "Lyon", aliases=["la république"])
+STATED = Edit(statement="The capital of France is Lyon.")
+
+
 @pytest.mark.parametrize(
-    "leak",
-    [
-        fact("France"),
-        fact("FRANCE"),
-        Demonstration(
-            "The seat of the French state is", "Nice", "France has its seat in Nice.", "French state"
-        ),
-        Demonstration(
-            "Rome is in", "Peru", "Rome is in Peru.", "Rome", (), (("The capital of France is", "Paris"),)
-        ),
-        Demonstration("Rome is in", "Peru", "Rome is in Peru.", "Rome", ("Is Rome, not France, in",)),
-        Demonstration("the capital of france is", "Nice", "So be it."),
-        fact("La République"),
-    ],
+    ("edit", "leak"),
+    [*((NAMED, leak) for leak in [*LEAKS, *BY_PROMPT_OR_ALIAS]), *((STATED, leak) for leak in LEAKS)],
 )
-@pytest.mark.parametrize("said", ["with subject", "as a statement"])
-def test_no_demonstration_tells_of_the_edits_subject(leak, said):
-    edit = capital("France", "Lyon", aliases=["la république"])
-    if said == "as a statement":
-        if leak.subject == "La République" or leak.statement == "So be it.":
-            pytest.skip("a statement has no alias and no prompt")
-        edit = Edit(statement="The capital of France is Lyon.")
+def test_no_demonstration_tells_of_the_edits_subject(edit, leak):
     pieces = load_method("ike", retrieve=from_list(leak, *LANDS), k=3).context([edit])
     assert [p.text.split("capital of ")[1].split()[0] for p in pieces if p.demonstration] == [
         "Land2",
