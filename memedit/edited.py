@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,9 +199,9 @@ class EditedModel:
             "an EditedModel answers through generate() and score(); for the unedited model's logits call .base.model(...)"
         )
 
-    def route(self, prompts: str | Sequence[str]) -> list[Route]:
-        """Which edits each prompt would use, and why; no model is asked."""
-        return self.router.route(as_texts(prompts))
+    def route(self, prompts: str | Sequence[str], at: str | datetime | None = None) -> list[Route]:
+        """Which edits each prompt would use, and why; no model is asked. `at`: whose facts hold; None for now."""
+        return self.router.route(as_texts(prompts), at)
 
     def generate(
         self,
@@ -209,6 +210,7 @@ class EditedModel:
         routes: Sequence[Route] | None = None,
         batch_size: int | None = None,
         seed: int | None = None,
+        at: str | datetime | None = None,
         **options: Any,
     ) -> Any:
         """Two faces. Texts in: a list of the new texts. Ids in: as Hugging Face's `generate`, a drop-in.
@@ -217,6 +219,7 @@ class EditedModel:
             prompts: texts; or ids of shape (batch, length), which may also come as input_ids=...
             routes: verdicts that are known already, one per prompt; None asks the router.
             batch_size: rows per forward pass (texts only). seed: for sampling (the caller's random state is kept).
+            at: the time whose facts hold, where no routes are given; None for now.
             options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
 
         Returns:
@@ -228,9 +231,9 @@ class EditedModel:
         if not are_texts(prompts):
             given = [prompts, options.pop("input_ids", None), options.pop("inputs", None)]
             ids = next((value for value in given if value is not None), None)
-            return self._generate_ids(ids, routes, seed=seed, **options)
+            return self._generate_ids(ids, routes, seed=seed, at=at, **options)
         prompts = as_texts(prompts)
-        routes = self._routes(prompts, routes)
+        routes = self._routes(prompts, routes, at)
 
         def answer(rows: list[int], lm: Any) -> list[str]:
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
@@ -263,13 +266,13 @@ class EditedModel:
 
         return self._by_route(self._routes(prompts, routes), answer)
 
-    def explain(self, prompt: str, **options: Any) -> Explanation:
+    def explain(self, prompt: str, at: str | datetime | None = None, **options: Any) -> Explanation:
         """Why a prompt is answered as it is: its route, what the model reads, and both answers.
 
         Args:
-            options: as for `generate`.
+            at: the time whose facts hold; None for now. options: as for `generate`.
         """
-        (route,) = self.route([prompt])
+        (route,) = self.route([prompt], at)
         (base,) = self.base.generate([prompt], **options)
         if not route.fired:
             return Explanation(route, prompt, base, base)
@@ -292,8 +295,10 @@ class EditedModel:
             rows.append(row)
         return rows_applied(self.base, rows)
 
-    def _routes(self, prompts: Sequence[str], routes: Sequence[Route] | None) -> list[Route]:
-        routes = self.router.route(prompts) if routes is None else list(routes)
+    def _routes(
+        self, prompts: Sequence[str], routes: Sequence[Route] | None, at: str | datetime | None = None
+    ) -> list[Route]:
+        routes = self.router.route(prompts, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
 
@@ -345,7 +350,13 @@ class EditedModel:
         return [value for i in range(len(routes)) for value in out[i]]
 
     def _generate_ids(
-        self, ids: Any, routes: Sequence[Route] | None, *, seed: int | None, **options: Any
+        self,
+        ids: Any,
+        routes: Sequence[Route] | None,
+        *,
+        seed: int | None,
+        at: str | datetime | None = None,
+        **options: Any,
     ) -> Any:
         import torch
 
@@ -356,7 +367,7 @@ class EditedModel:
         tokenizer = self.tokenizer
         ids = batches.realigned(ids, options, tokenizer.pad_token_id, tokenizer.eos_token_id)
         if routes is None:
-            routes = self._ids_routed(ids, options.get("attention_mask"))
+            routes = self._ids_routed(ids, options.get("attention_mask"), at)
         same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
@@ -374,10 +385,12 @@ class EditedModel:
         parts.append((plain, self.base.generate(seed=seed, **batches.rows_of(ids, options, plain))))
         return batches.joined(parts, len(routes), tokenizer.pad_token_id)
 
-    def _ids_routed(self, ids: torch.Tensor, mask: torch.Tensor | None) -> list[Route]:
+    def _ids_routed(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, at: str | datetime | None
+    ) -> list[Route]:
         """Each row routed by its text, without padding and special tokens; a row of special tokens alone asks nothing."""
         rows = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         asked = [text for text in texts if text.strip()]
-        routes = iter(self.router.route(asked))
+        routes = iter(self.router.route(asked, at))
         return [next(routes) if text.strip() else Route(text, (), (), 1.0, None) for text in texts]

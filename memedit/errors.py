@@ -4,7 +4,8 @@ MemeditError
 ├── EditError          an edit that can't be taken as it is (empty, too long, control characters, ...)
 ├── MemoryError_       a memory that can't be opened, read or written
 │   ├── MemoryBusy     another process is writing
-│   └── EncoderMismatch  the memory was made with another encoder
+│   ├── EncoderMismatch  the memory was made with another encoder
+│   └── OldSchema      it was made by an older memedit, and may not be written now
 ├── ModelError         a model that can't be loaded, or can't do what was asked
 ├── MethodError        an unknown editing method, or an edit that the method can't serve
 └── DataError          a data file that can't be read
@@ -34,6 +35,10 @@ class MemoryBusy(MemoryError_):
 
 class EncoderMismatch(MemoryError_):
     """The vectors of this memory were made by another encoder than the one at hand."""
+
+
+class OldSchema(MemoryError_):
+    """The memory must be migrated before it can be read, and was opened for reading only."""
 
 
 class ModelError(MemeditError):

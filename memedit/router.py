@@ -136,6 +136,10 @@ class Router:
             queries: texts. at: the time whose facts hold; None for now.
         """
         queries = as_texts(queries)
+        if at is not None:
+            from memedit.memory.content import instant
+
+            at = instant(at)  # a time that is none is said also where there is nothing to route to
         size = len(self.memory)
         if not queries or not size:
             return [Route(query, (), (), 1.0, None) for query in queries]
@@ -159,7 +163,7 @@ class Router:
         for n, (direct, ripple) in zip(near, verdict, strict=True):
             kind, probability = ("direct", float(direct)) if direct >= ripple else ("ripple", float(ripple))
             judged.append((n, kind, probability))
-        judged.sort(key=lambda j: (-j[2], -j[0].record.id))
+        judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
         kept = _newest_of_conflicting(firing)[:MAX_EDITS]
         candidates = tuple(
@@ -174,8 +178,8 @@ class Router:
             )
             for n, kind, probability in judged
         )
-        ids = {n.record.id for n in kept}
-        edits = tuple(sorted((c for c in candidates if c.id in ids), key=lambda c: c.id))
+        age = {n.record.id: n.record.recency for n in kept}
+        edits = tuple(sorted((c for c in candidates if c.id in age), key=lambda c: age[c.id]))
         return Route(query, edits, candidates, threshold, self.method_of(edits[-1].edit) if edits else None)
 
     def _can_use(self, near: Near, kind: str) -> bool:
@@ -195,11 +199,11 @@ class Router:
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:
-    """Of edits that state the same thing differently, the newest only."""
+    """Of edits that state the same thing differently the newest only, but all that were decided to stay."""
     from memedit.memory import conflicting
 
     kept: list[Near] = []
-    for n in sorted(firing, key=lambda n: -n.record.id):
+    for n in sorted(firing, key=lambda n: n.record.recency, reverse=True):
         if not any(conflicting(n, newer) for newer in kept):
             kept.append(n)
     order = {id(n): i for i, n in enumerate(firing)}

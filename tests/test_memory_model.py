@@ -117,7 +117,7 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         id = data.draw(st.sampled_from(sorted(self.ever)))
-        if self.state.status.get(id, "forgotten") == "forgotten":
+        if self.state.status.get(id, "forgotten") in ("forgotten", "purged"):
             try:
                 self.memory.forget(id)
             except MemoryError_:
@@ -127,6 +127,23 @@ class Model(RuleBasedStateMachine):
         state = self.state.copy()
         state.status[id] = "forgotten"
         self._change(state)
+
+    @precondition(lambda self: self.ever)
+    @rule(data=st.data())
+    def purge(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from(sorted(self.ever)))
+        if self.state.status.get(id) == "purged":
+            try:
+                self.memory.purge(id)
+            except MemoryError_:
+                return
+            raise AssertionError("purged twice")
+        assert self.memory.purge(id).left is None
+        self.state = self.state.copy()
+        self.state.edits.pop(id, None)
+        self.state.status[id] = "purged"
+        self.before = []  # what came before is not undone without being named
+        self.written += 1
 
     @rule()
     def undo(self) -> None:

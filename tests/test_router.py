@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from memedit.edit import Edit
+from memedit.edited import EditedModel
+from memedit.errors import EditError
 from memedit.memory import EditMemory
 from memedit.router import Router
 
@@ -75,6 +77,30 @@ def test_facts_hold_only_in_their_time(memory):
     query = ["Who is the president of Freedonia?"]
     assert Router(memory).route(query, at="2029-06-01")[0].fired
     assert not Router(memory).route(query, at="2031-06-01")[0].fired
+
+
+def test_an_edited_model_hands_the_time_on_in_both_faces(memory, lm):
+    memory.add(Edit(prompt="The mayor of Ulm is", target="Ann", subject="Ulm", valid_to="2030-01-01"))
+    model, query = EditedModel(lm("llama"), Router(memory)), "Who is the mayor of Ulm?"
+    then, later = "2029-06-01", "2031-06-01"
+    (base,) = model.base.generate([query], max_new_tokens=4)
+    ids = model.tokenizer([query], return_tensors="pt").input_ids
+    plain = model.base.generate(ids, max_new_tokens=4).tolist()
+    assert [model.route(query, at=at)[0].fired for at in (then, later)] == [True, False]
+    assert "Ann" in model.explain(query, at=then, max_new_tokens=4).read
+    assert model.explain(query, at=later, max_new_tokens=4).read == query
+    assert (
+        model.generate([query], at=later, max_new_tokens=4)
+        == [base]
+        != model.generate([query], at=then, max_new_tokens=4)
+    )
+    assert (
+        model.generate(ids, at=later, max_new_tokens=4).tolist()
+        == plain
+        != model.generate(ids, at=then, max_new_tokens=4).tolist()
+    )
+    with pytest.raises(EditError, match="is no date"):
+        model.generate([query], at="some day")
 
 
 def test_a_stricter_rate_raises_the_threshold(memory):

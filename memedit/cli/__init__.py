@@ -1,6 +1,8 @@
 """The `memedit` command. Each module holds the commands of one purpose; heavy imports happen inside them.
 
-edits.py     add-fact, update, forget, undo
+edits.py     add-fact, erase-fact, update
+takeback.py  forget, undo, log
+resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
@@ -13,13 +15,15 @@ from __future__ import annotations
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
 from memedit.cli.demos import demos
-from memedit.cli.edits import add_fact, forget, undo, update
+from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.look import history, list_, search, show, stats
+from memedit.cli.resolve import conflicts
+from memedit.cli.takeback import forget, log, undo
 from memedit.cli.transfer import export, import_
 from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
 
 for command in (
-    add_fact, import_, export, update, forget, undo,
+    add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
     ask, route, generate, demo, demos,
     doctor, rebuild, methods, bench, eval_, train,

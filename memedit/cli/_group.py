@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from memedit import __version__
-from memedit.errors import ContextWarning, DataError, MemeditError
+from memedit.errors import ContextWarning, DataError, MemeditError, OldSchema
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,6 +147,27 @@ false_fire_option = click.option(
     metavar="SHARE",
     help="Share of unrelated questions that may fire an edit; lower is stricter.  [default: 0.005]",
 )
+
+
+def moment(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A time on the command line, looked at before anything is loaded.
+
+    Raises:
+        EditError: it can't be read as a time.
+    """
+    if value is None:
+        return None
+    from memedit.memory.content import instant
+
+    return instant(value)
+
+
+at_option = click.option(
+    "--at",
+    metavar="TIME",
+    callback=moment,
+    help="Use the facts that hold then (valid-from, valid-to), e.g. 2027-01-01.  [default: now]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -186,9 +207,21 @@ def opened(path: str, **options: Any) -> Iterator[EditMemory]:
         yield memory
 
 
-def existing(path: str, **options: Any) -> Any:
-    """As `opened`, for commands that only make sense on a memory that is there already."""
-    return opened(path, create=False, **options)
+@contextmanager
+def existing(path: str, **options: Any) -> Iterator[EditMemory]:
+    """As `opened`, for commands that only make sense on a memory that is there already.
+
+    One of an older memedit is migrated first, also for commands that only read.
+    """
+    from memedit.memory import EditMemory
+
+    try:
+        memory = EditMemory.open(path, create=False, **options)
+    except OldSchema:
+        EditMemory.open(path, create=False).close()
+        memory = EditMemory.open(path, create=False, **options)
+    with memory:
+        yield memory
 
 
 def find(memory: EditMemory, name: str) -> Record:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
+    at_option,
     check_output,
     existing,
     false_fire_option,
@@ -38,11 +39,12 @@ _CHUNK = 256  # queries routed at once
 )
 @method_option
 @false_fire_option
+@at_option
 @memory_option
 @json_option
 def route(
     queries: tuple[str, ...], source: str | None, target: str, method: str | None, false_fire_rate: float | None,
-    memory: str, as_json: bool,
+    at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which edits concern a query, and why. No language model is loaded.
 
@@ -63,7 +65,7 @@ def route(
         router = Router(m, false_fire_rate=false_fire_rate, method=method)
         routes: list[Route] = []
         for start in range(0, len(rows), _CHUNK):
-            routes += router.route([row["query"] for row in rows[start : start + _CHUNK]])
+            routes += router.route([row["query"] for row in rows[start : start + _CHUNK]], at)
             bar(len(routes), len(rows))
     if source:
         write_json_lines(target, [{**row, **r.to_dict()} for row, r in zip(rows, routes, strict=True)])
@@ -104,11 +106,12 @@ def _say_route(route: Route) -> None:
 @method_option
 @settings_option
 @false_fire_option
+@at_option
 @memory_option
 @json_option
 def ask(
     question: str, max_new_tokens: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    settings: dict[str, Any], false_fire_rate: float | None, memory: str, as_json: bool,
+    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the edited model, and see what the base would have said and why the query was routed as it was.
 
@@ -119,7 +122,7 @@ def ask(
     """
     with existing(memory, readonly=True) as m:
         edited = _edited(m, model, device, dtype, method, false_fire_rate, settings)
-        said = edited.explain(question, max_new_tokens=max_new_tokens, do_sample=False)
+        said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
         print_json(
@@ -161,11 +164,12 @@ def ask(
 @method_option
 @settings_option
 @false_fire_option
+@at_option
 @memory_option
 def generate(
     source: str, target: str, max_new_tokens: int, batch_size: int, with_base: bool, sample: bool,
     temperature: float | None, seed: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    settings: dict[str, Any], false_fire_rate: float | None, memory: str,
+    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str,
 ) -> None:  # fmt: skip
     """Generate for a file of prompts, each routed. Unknown keys of a line are kept.
 
@@ -184,7 +188,7 @@ def generate(
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             prompts = [row["prompt"] for row in part]
-            routes = edited.route(prompts)
+            routes = edited.route(prompts, at)
             texts = edited.generate(prompts, routes=routes, **options)
             bases = edited.unedited(prompts, routes, **options) if with_base else [None] * len(part)
             for row, verdict, text, base in zip(part, routes, texts, bases, strict=True):

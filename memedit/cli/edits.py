@@ -1,4 +1,4 @@
-"""Commands that change a memory fact by fact: add-fact, update, forget, undo. None of them loads the base model."""
+"""Commands that change a memory fact by fact: add-fact, erase-fact, update. None of them loads the base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
-    counted,
     existing,
     find,
     json_option,
@@ -89,16 +88,25 @@ def split_sentence(sentence: str, fields: dict[str, Any]) -> dict[str, Any]:
 @click.command("add-fact")
 @click.argument("sentence", required=False)
 @_edit_options
+@click.option(
+    "--keep-both",
+    is_flag=True,
+    help="A further value beside what is known, such as a second child: supersedes only what has its ref or target.",
+)
 @memory_option
 @json_option
-def add_fact(sentence: str | None, memory: str, as_json: bool, **fields: Any) -> None:
+def add_fact(sentence: str | None, keep_both: bool, memory: str, as_json: bool, **fields: Any) -> None:
     """Add one fact to the memory; from then on it is known.
+
+    It supersedes what was known under the same prompt, the same subject and relation, or the same ref, and
+    keeps that one's aliases.
 
     \b
     Examples:
       memedit add-fact "The capital of France is Lyon."
       memedit add-fact "The capital of France is Lyon." --target Lyon --subject France
       memedit add-fact --prompt "Who leads Acme?" --target "Ada Park" --subject Acme --source memo-12
+      memedit add-fact "The child of Ann is Cid." --target Cid --subject Ann --keep-both
     """
     given = _given(fields)
     if sentence is not None and not sentence.strip():
@@ -108,8 +116,43 @@ def add_fact(sentence: str | None, memory: str, as_json: bool, **fields: Any) ->
     edit = Edit(**(given if sentence is None else split_sentence(sentence, given)))
     if edit.method:
         method_info(edit.method)
+    _add(memory, edit, keep_both, as_json)
+
+
+@click.command("erase-fact")
+@click.argument("prompt")
+@click.option("--subject", help="The entity that the fact is about, as the prompt names it.")
+@click.option(
+    "--subject-alias", "subject_aliases", multiple=True, help="Another name of the subject (repeatable)."
+)
+@click.option("--old", help="The answer that is withheld; the prompt may end with it.")
+@click.option("--source", help="Who or what asks for it.")
+@click.option("--tag", "tags", multiple=True, help="A label (repeatable).")
+@click.option("--ref", help="Your own id for the edit.")
+@memory_option
+@json_option
+def erase_fact(prompt: str, memory: str, as_json: bool, **fields: Any) -> None:
+    """Withhold an answer: what asks for it is met with a refusal, and what was known of it is superseded.
+
+    The model is told to refuse; its weights still hold what it learned.
+
+    \b
+    Examples:
+      memedit erase-fact "The capital of France is" --subject France --old Paris
+      memedit erase-fact "What is Ada Park's telephone number?" --subject "Ada Park"
+    """
+    given = _given(fields)
+    old, bare = (given.get("old") or "").strip(), prompt.strip().rstrip(".!").rstrip()
+    if old and bare.casefold().endswith(old.casefold()) and len(bare) > len(old):
+        prompt = bare[: len(bare) - len(old)]  # "The capital of France is Paris."
+    if not prompt.strip():
+        raise EditError('give what asks for the answer, such as "The capital of France is"')
+    _add(memory, Edit(prompt=prompt, kind="erase", **given), False, as_json)
+
+
+def _add(memory: str, edit: Edit, keep_both: bool, as_json: bool) -> None:
     with opened(memory) as m:
-        added = m.add(edit)
+        added = m.add(edit, keep_both=keep_both)
         if as_json:
             print_json(_added_dict(m, added))
         else:
@@ -131,8 +174,10 @@ def _added_dict(memory: EditMemory, added: Added) -> dict[str, Any]:
 
 def _say_added(memory: EditMemory, added: Added) -> None:
     for i in added.ids:
-        statement = memory.get(i).edit.statement
-        click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} says so already: {statement}")
+        edit = memory.get(i).edit
+        statement = f"{edit.statement} (withheld)" if edit.kind == "erase" else edit.statement
+        again = "says so already, and is the newest word again" if i in added.renewed else "says so already"
+        click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} {again}: {statement}")
     for old, _ in added.superseded:
         click.echo(
             f"  supersedes edit {old}: {memory.get(old).edit.statement}  (`memedit undo` brings it back)"
@@ -140,7 +185,7 @@ def _say_added(memory: EditMemory, added: Added) -> None:
     for _, old, score in added.conflicts:
         click.echo(
             f"  possible conflict with edit {old}: {memory.get(old).edit.statement}  (similarity {score:.2f}; "
-            f"both stay, the newer wins; `memedit forget {old}` drops the other)"
+            f"both stay, the newer wins; `memedit conflicts` says what can be done)"
         )
 
 
@@ -168,48 +213,3 @@ def update(id_or_ref: str, statement: str | None, memory: str, as_json: bool, **
             print_json({"id": record.id, "version": record.version, "edit": record.edit.to_dict()})
         else:
             click.echo(f"edit {record.id} (version {record.version}): {record.edit.statement}")
-
-
-@click.command()
-@click.argument("id_or_ref")
-@memory_option
-@json_option
-def forget(id_or_ref: str, memory: str, as_json: bool) -> None:
-    """Take an edit out of use; its history stays, and `memedit undo` brings it back.
-
-    \b
-    Example:
-      memedit forget 3
-    """
-    with existing(memory) as m:
-        record = m.forget(find(m, id_or_ref).id)
-        if as_json:
-            print_json({"id": record.id, "status": record.status})
-        else:
-            click.echo(f"forgot edit {record.id}: {record.edit.statement}")
-
-
-@click.command()
-@memory_option
-@json_option
-def undo(memory: str, as_json: bool) -> None:
-    """Take back the last operation (an import is one); again, the one before it.
-
-    \b
-    Example:
-      memedit undo
-    """
-    with existing(memory) as m:
-        operation = m.undo()
-        if as_json:
-            print_json(
-                {
-                    "undone": {"operation": operation.id, "kind": operation.kind, "at": operation.at},
-                    "edits": len(m),
-                }
-            )
-        else:
-            what = f"{operation.kind} of {counted(operation.edits, 'edit')}"
-            click.echo(
-                f"undone: the {what} at {operation.at[:19]} UTC; the memory holds {counted(len(m), 'live edit')}"
-            )

@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from memedit.cli._group import counted, existing, find, json_option, memory_option, print_json, print_table
+from memedit.cli._group import (
+    counted,
+    existing,
+    find,
+    json_option,
+    memory_option,
+    moment,
+    print_json,
+    print_table,
+)
 
 
 @click.command("list")
@@ -16,25 +25,35 @@ from memedit.cli._group import counted, existing, find, json_option, memory_opti
 @click.option("--method", help="Only edits that name this method.")
 @click.option(
     "--status",
-    type=click.Choice(["live", "superseded", "forgotten", "all"]),
+    type=click.Choice(["live", "superseded", "forgotten", "purged", "all"]),
     default="live",
     show_default=True,
-    help="Which edits.",
+    help="Which edits; all but the purged.",
+)
+@click.option(
+    "--as-of",
+    metavar="TIME",
+    callback=moment,
+    help="What was live then, as it was then, e.g. 2026-11-21T12:00.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @click.option("--offset", type=click.IntRange(0, 2**62), default=0, help="Leave out the first so many.")
 @memory_option
 @json_option
-def list_(memory: str, as_json: bool, **filters: Any) -> None:
-    """List edits.
+def list_(memory: str, as_of: str | None, as_json: bool, **filters: Any) -> None:
+    """List edits: those of now, or those that the memory knew at some time (UTC where no zone is given).
 
     \b
     Examples:
       memedit list --tag geography
       memedit list --status all --json
+      memedit list --as-of 2026-11-21
     """
+    if as_of is not None and filters.pop("status") != "live":
+        raise click.UsageError("--as-of lists what was live then; leave --status out")
     with existing(memory, readonly=True) as m:
-        records, total = m.list(**filters), len(m)
+        records = m.list(**filters) if as_of is None else m.as_of(as_of, **filters)
+        total = len(m)
     if as_json:
         print_json(
             [
@@ -67,7 +86,13 @@ def show(id_or_ref: str, memory: str, as_json: bool) -> None:
     with existing(memory, readonly=True) as m:
         r = find(m, id_or_ref)
         patches = m.patches(r.id)
-    data = {"id": r.id, "status": r.status, "version": r.version, "added": r.added, "changed": r.changed}
+    data: dict[str, Any] = {
+        "id": r.id,
+        "status": r.status,
+        "version": r.version,
+        "added": r.added,
+        "changed": r.changed,
+    }
     if r.superseded_by:
         data["superseded_by"] = r.superseded_by
     data = {**{k: v for k, v in r.edit.to_dict().items() if k not in data}, **data}
@@ -141,7 +166,7 @@ def history(id_or_ref: str, memory: str, as_json: bool) -> None:
     else:
         print_table(
             ["version#", "when (UTC)", "what", "then", "fact"],
-            [[v.version, v.at[:19], v.action, v.status, v.edit.statement] for v in versions],
+            [[v.version, v.at[:19], v.action, v.status, v.edit.statement or "(purged)"] for v in versions],
         )
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from memedit.memory import Added, EditMemory
 
 _SHOWN = 20  # rows of a dry run that people see
+_KEEP_BOTH = "keep_both"  # the key by which a line says that it is a further value beside what is known
 
 _WORDS = {
     "new": "new",
@@ -87,6 +88,8 @@ def import_(
     Own lines have prompt and target, or statement; a table's first line names such columns (question and
     answer will do). CounterFact, zsRE, KnowEdit and MQuAKE are read as they are published, also gzipped.
 
+    A line with "keep_both": true is a further value (a second child), as by `add-fact --keep-both`.
+
     All or nothing: a bad line is named and nothing is taken, unless --skip-bad. One import is one
     operation: `memedit undo` takes all of it back. Unknown keys are kept and exported again.
 
@@ -109,8 +112,9 @@ def import_(
         )
     if not found.edits:
         raise DataError(f"{file} holds no edit that can be taken")
+    found, further = _further(found)
     with opened(memory) as m, progress("encoding") as bar:
-        added = m.add(found.edits, progress=bar)
+        added = m.add(found.edits, keep_both=further, progress=bar)
         total = len(m)
     bad = [f"{place}: {reason}" for place, reason in found.refused]
     for problem in bad:
@@ -137,6 +141,15 @@ def _labelled(found: Reading, tags: tuple[str, ...], source: str | None) -> Read
             out.edits.append(changed)
             out.places.append(place)
     return replace(out, refused=sorted(out.refused, key=lambda pair: _position(pair[0])))
+
+
+def _further(found: Reading) -> tuple[Reading, list[int]]:
+    """The edits without the mark of further values, and the positions of those that had it."""
+    marked = [n for n, e in enumerate(found.edits) if str(e.extra.get(_KEEP_BOTH)).casefold() == "true"]
+    edits = list(found.edits)
+    for n in marked:
+        edits[n] = edits[n].updated(extra={k: v for k, v in edits[n].extra.items() if k != _KEEP_BOTH})
+    return replace(found, edits=edits), marked
 
 
 def _position(place: str) -> tuple[int, ...]:
@@ -174,8 +187,9 @@ def _counts(summary: dict[str, Any], words: dict[str, str]) -> str:
 
 def _dry_run(file: str, found: Reading, memory: str, skip_bad: bool, conflicts: bool, as_json: bool) -> None:
     """Say what the import would do. It runs in a transaction that is taken back, so it is just what would happen."""
+    found, further = _further(found)
     with _as_it_is(memory) as m, progress("encoding") as bar:
-        added = m.preview(found.edits, conflicts=conflicts, progress=bar)
+        added = m.preview(found.edits, keep_both=further, conflicts=conflicts, progress=bar)
         total = len(m) + len(added.new) - len(added.superseded)
         rows = _rows(found, added, lambda id: m.get(id).edit)
     summary = _summary(found, added, total)
@@ -319,9 +333,18 @@ def export(
 
     with existing(memory, readonly=True) as m:
         records = m.list(tag=tag, status="all" if everything else "live")
+        stay = m.beside([r.id for r in records if r.status == "live"])
     if not everything:
-        records = replayable(records)
-    rows = [{**r.edit.to_dict(), **({"status": r.status} if everything else {})} for r in records]
+        # By what was said last, so that the newest is the newest again.
+        records = replayable(sorted(records, key=lambda r: r.recency), stay)
+    rows = [
+        {
+            **r.edit.to_dict(),
+            **({_KEEP_BOTH: True} if r.id in stay else {}),
+            **({"status": r.status} if everything else {}),
+        }
+        for r in records
+    ]
     kind = format_ or {".csv": "csv", ".tsv": "tsv"}.get(Path(file).suffix.lower(), "jsonl")
     if kind == "jsonl":
         write_json_lines(file, rows)

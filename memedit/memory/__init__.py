@@ -2,9 +2,12 @@
 
 memory.py      EditMemory, what others use
 records.py     the values it hands out, and the Encoder that it needs
+readable.py    its reading half      decided.py  which edits contradict each other, and what is decided of them
 rules.py       when one edit supersedes another, or may contradict it; names
 store.py       the SQLite file: opened, locked, its errors in words      migrations.py  its tables
-reading.py     rows as records      writing.py  one operation in one transaction
+reading.py     rows as records      writing.py  one operation in one transaction      undo.py  taken back
+conflicts.py   pairs that may contradict each other, or were decided to both stay
+purge.py       no byte left
 content.py     an edit as text      vectors.py  edits encoded, once for each content
 index.py       nearest vectors: the interface, and FAISS      torch_index.py  the same on a GPU
 live.py        the index kept level with SQLite, and searched      snapshot.py  its file
@@ -13,16 +16,18 @@ patches.py     what methods prepared      health.py  numbers and problems
 """
 
 from memedit.memory.memory import DEFAULT_METHOD, EditMemory
-from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
+from memedit.memory.records import Added, Conflict, Encoder, Near, Operation, Purged, Record, Version
 from memedit.memory.rules import conflicting, replayable, supersedes
 
 __all__ = [
     "DEFAULT_METHOD",
     "Added",
+    "Conflict",
     "EditMemory",
     "Encoder",
     "Near",
     "Operation",
+    "Purged",
     "Record",
     "Version",
     "conflicting",

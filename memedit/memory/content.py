@@ -75,4 +75,7 @@ def instant(when: str | datetime | None) -> str:
         raise EditError(f"a moment is a date or its text, not {type(when).__name__}")
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
-    return when.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    try:
+        return when.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    except OverflowError:
+        raise EditError(f"{when} is no moment; times reach from the year 1 to 9999") from None

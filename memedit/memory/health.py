@@ -31,6 +31,7 @@ def stats(db: Database, folder: Path) -> dict[str, Any]:
         "live": counts.get("live", 0),
         "superseded": counts.get("superseded", 0),
         "forgotten": counts.get("forgotten", 0),
+        "purged": counts.get("purged", 0),
         "versions": db["versions"].count,
         "operations": db["operations"].count,
         "patches": db["patches"].count,
@@ -74,6 +75,8 @@ def _edits(db: Database) -> Iterator[str]:
     ).fetchone()[0]
     if odd:
         yield f"{odd} edits are not what their history says"
+    if db.execute("SELECT 1 FROM meta WHERE key = 'purge_unfinished'").fetchone():
+        yield "a purge is not finished: a reader was in the way; the next writing or opening of the memory finishes it"
     bare = len(reading.without_vectors(db))
     if bare:
         yield f"{bare} live edits have no vectors and can't be found; run `memedit rebuild --reencode`"

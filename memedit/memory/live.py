@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +10,10 @@ import numpy as np
 from sqlite_utils import Database
 
 from memedit.errors import EncoderMismatch, MemoryError_
-from memedit.memory import reading, snapshot
+from memedit.memory import conflicts, reading, snapshot
 from memedit.memory.index import VectorIndex, choose
-from memedit.memory.records import Near, Record
-from memedit.memory.rules import named_in, suspicious
+from memedit.memory.records import Conflict, Near, Record
+from memedit.memory.rules import cosines, named_in, suspicious
 from memedit.memory.snapshot import Mark
 from memedit.memory.suspects import close_pairs
 
@@ -108,25 +108,55 @@ class LiveIndex:
             for ids, vector, names in zip(found, vectors, named, strict=True)
         ]
         rows = self.rows(db, set().union(*wanted))
+        beside = conflicts.beside(db, rows)
         return [
-            _ranked([rows[id] for id in ids if id in rows], vector, names, k)
+            _ranked([rows[id] for id in ids if id in rows], vector, names, beside, k)
             for ids, vector, names in zip(wanted, vectors, named, strict=True)
         ]
 
     def suspected(self, db: Database, new: Sequence[int]) -> list[tuple[int, int, float]]:
-        """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each."""
+        """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each.
+
+        Not those of which it was decided that both stay.
+        """
         index = self.level(db)
         ids = reading.live_among(db, new)
         if index is None or not ids:
             return []
         pairs = close_pairs(db, index, ids)
+        beside = conflicts.beside(db, {id for pair in pairs for id in pair})
+        pairs = {(one, other) for one, other in pairs if other not in beside.get(one, ())}
+        return [(a.id, b.id, cosine) for a, b, cosine in self._suspicious(db, pairs)]
+
+    def conflicts(self, db: Database, moment: str, more: Iterable[tuple[int, int]]) -> list[Conflict]:
+        """The suspected pairs, and `more`, that are still open, the newest first; who wins is said for a moment."""
+        if self.level(db) is None:
+            return []
+        hidden = reading.not_valid(db, moment)
+        found = [
+            Conflict(
+                newer, older, cosine, older.id if newer.id in hidden and older.id not in hidden else newer.id
+            )
+            for newer, older, cosine in self._suspicious(
+                db, {*conflicts.suspected(db), *((min(p), max(p)) for p in more)}
+            )
+        ]
+        return sorted(found, key=lambda c: (c.newer.recency, c.older.recency), reverse=True)
+
+    def _suspicious(
+        self, db: Database, pairs: Iterable[tuple[int, int]]
+    ) -> list[tuple[Record, Record, float]]:
+        """Of pairs of live edits those that may contradict each other: (newer, older, cosine)."""
+        pairs = sorted(pairs)
         rows = self.rows(db, {id for pair in pairs for id in pair})
         found = []
-        for newer, older in sorted(pairs):
-            (a, ours), (b, theirs) = rows[newer], rows[older]
-            cosine = float(ours[0] @ theirs[0])
-            if suspicious(a.edit, b.edit, cosine):
-                found.append((newer, older, cosine))
+        for pair in pairs:
+            if not all(id in rows for id in pair):
+                continue
+            (older, theirs), (newer, ours) = sorted((rows[id] for id in pair), key=lambda row: row[0].recency)
+            said, asked = cosines(ours, theirs)
+            if suspicious(newer.edit, older.edit, said, asked):
+                found.append((newer, older, said))
         return found
 
     def save(self) -> None:
@@ -140,18 +170,21 @@ class LiveIndex:
         try:
             snapshot.save(self.folder / self.index.file, self.index.dumps(), self.mark)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and self.folder.exists():
+                return  # a purge in another process has just taken the unfinished file away, rightly
             raise MemoryError_(
                 f"the index can't be saved in {self.folder}: {error.strerror}; the edits themselves are safe"
             ) from error
         self._saved, self._behind = self.mark.operation, 0
 
-    def save_where_it_pays(self) -> None:
+    def save_where_it_pays(self, db: Database) -> None:
         """Save if the next opening gains by it: to replay a few edits is cheaper than to write all.
 
         That it can't be written is no error here: the snapshot is a convenience.
         """
         if self.index is not None and self._behind > max(256, len(self.index) // 20):
             with suppress(MemoryError_):
+                self.level(db)  # what was purged elsewhere since is not to be written
                 self.save()
 
     # -- keeping level
@@ -183,8 +216,13 @@ class LiveIndex:
         row = db.execute("SELECT at FROM operations WHERE id = ?", (mark.operation,)).fetchone()
         if (row[0] if row else "") != mark.at:
             return False
-        since = "SELECT 1 FROM operations WHERE id > ? AND kind = 'reencode' LIMIT 1"
-        return db.execute(since, (mark.operation,)).fetchone() is None
+        # An index with lists was trained on what it held, a purged edit as well: it is not carried on.
+        kinds = (
+            "reencode",
+            "purge" if self.index is not None and self.index.oversampling > 1 else "reencode",
+        )
+        since = "SELECT 1 FROM operations WHERE id > ? AND kind IN (?, ?) LIMIT 1"
+        return db.execute(since, (mark.operation, *kinds)).fetchone() is None
 
     def _build(self, db: Database) -> None:
         """All live edits, from SQLite."""
@@ -226,10 +264,19 @@ def _best(index: VectorIndex, query: np.ndarray, ids: set[int], k: int) -> list[
 
 
 def _ranked(
-    rows: Sequence[tuple[Record, np.ndarray]], query: np.ndarray, named: set[int], k: int
+    rows: Sequence[tuple[Record, np.ndarray]],
+    query: np.ndarray,
+    named: set[int],
+    beside: Mapping[int, frozenset[int]],
+    k: int,
 ) -> list[Near]:
     """By exact cosine: the k nearest, and the k nearest that are named; the newer first among equals."""
-    near = [Near(record, float(vectors[0] @ query), record.id in named, vectors) for record, vectors in rows]
-    near.sort(key=lambda n: (-n.cosine, -n.record.id))
+    near = [
+        Near(
+            record, float(vectors[0] @ query), record.id in named, vectors, beside.get(record.id, frozenset())
+        )
+        for record, vectors in rows
+    ]
+    near.sort(key=lambda n: (n.cosine, n.record.recency), reverse=True)
     best = {n.record.id for n in near[:k]} | {n.record.id for n in [n for n in near if n.named][:k]}
     return [n for n in near if n.record.id in best]

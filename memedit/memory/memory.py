@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_, unknown
-from memedit.memory import health, patches, reading, writing
-from memedit.memory.content import instant
+from memedit.memory import health, patches, purge, reading, undo, writing
+from memedit.memory.decided import DecidedMemory
 from memedit.memory.live import LiveIndex
-from memedit.memory.records import Added, Encoder, Near, Operation, Record, Version
+from memedit.memory.records import Added, Encoder, Operation, Purged, Record
 from memedit.memory.store import Store
-from memedit.memory.vectors import Progress, Vectors
+from memedit.memory.vectors import Progress
 from memedit.memory.writing import Change
 
 DEFAULT_METHOD = "ice"
-_STATUSES = ("live", "superseded", "forgotten", "all")
 
 
-class EditMemory:
+class EditMemory(DecidedMemory):
     """All edits, durable and versioned: SQLite is the truth, the index is a disposable snapshot of it.
 
     Made by `open`. Many threads may share one, many processes may read one folder, and one at a time writes:
@@ -45,10 +41,7 @@ class EditMemory:
     def __init__(
         self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
     ) -> None:
-        self._store = store
-        self._vectors = Vectors(store, encoder)
-        self._live = LiveIndex(store.folder, device)
-        self._counted = (-1, 0)  # generation, live edits
+        super().__init__(store, encoder, device)
 
     @classmethod
     def open(
@@ -77,15 +70,25 @@ class EditMemory:
 
     # -- changing
 
-    def add(self, edits: Edit | Iterable[Edit], *, progress: Progress | None = None) -> Added:
+    def add(
+        self,
+        edits: Edit | Iterable[Edit],
+        *,
+        keep_both: bool | Collection[int] = False,
+        progress: Progress | None = None,
+    ) -> Added:
         """Take in edits as one operation: all of them, or none.
 
         An edit with the ref, the prompt, or the subject and relation of a live one supersedes it, also inside
-        one call: the later wins (`memedit.memory.rules.supersedes`). One that says just what a live one says
-        is no new edit. One whose statement is nearly that of another live edit is flagged as a possible
-        conflict (`memedit.memory.rules.suspicious`), and both stay.
+        one call: the later wins (`memedit.memory.rules.supersedes`), and keeps the other's aliases
+        (`memedit.memory.rules.inheriting`). One that then says just what a live one says is no new edit; if a newer
+        one contradicts that, it is the newest word again. One whose statement is nearly that of another live
+        edit is flagged as a possible conflict (`memedit.memory.rules.suspicious`), and both stay.
 
         Args:
+            keep_both: these are further values beside what is known (a second child): they supersede only what
+                has their ref or their target, and are in conflict with nothing that is there. For some of
+                the edits only: their positions.
             progress: called with (edits encoded, edits to encode) while they are encoded.
 
         Raises:
@@ -93,37 +96,60 @@ class EditMemory:
             MemoryBusy: another process writes. MemoryError_: it can't be written.
         """
         given = writing.checked(edits)
+        further = set(range(len(given)) if keep_both is True else keep_both or ())
         self._live.prepare()
-        encoded = self._vectors.of(given, progress)
-        with self._store.writing() as db:
-            added = writing.take_in(db, given)
-            if added.operation:
-                self._vectors.keep(db, given, encoded)
+        encoded = self._encoded(given, further, progress)
+        with self._writing() as db:
+            added, stated = writing.take_in(db, given, further)
+            self._vectors.keep(db, stated, encoded)
         with self._store.reading() as db:
-            added.conflicts.extend(self._live.suspected(db, added.new))
-            self._live.save_where_it_pays()
+            found = self._live.suspected(db, added.new)
+            self._live.save_where_it_pays(db)
+        beside = {added.ids[n] for n in further}
+        stay = [pair for pair in found if pair[0] in beside]
+        added.conflicts.extend(pair for pair in found if pair[0] not in beside)
+        self._compared(added.new, added.conflicts, stay, added.operation)
         return added
 
     def preview(
-        self, edits: Edit | Iterable[Edit], *, conflicts: bool = True, progress: Progress | None = None
+        self,
+        edits: Edit | Iterable[Edit],
+        *,
+        keep_both: bool | Collection[int] = False,
+        conflicts: bool = True,
+        progress: Progress | None = None,
     ) -> Added:
         """What `add` would do with these edits now, with the ids that it would give; changes nothing.
 
         Args:
+            keep_both: as for `add`.
             conflicts: look for possible conflicts too, for which the edits are encoded.
         """
         given = writing.checked(edits)
-        encoded = self._vectors.of(given, progress) if conflicts else {}
+        further = set(range(len(given)) if keep_both is True else keep_both or ())
+        encoded = self._encoded(given, further, progress) if conflicts else {}
         with self._store.trying() as db:
-            added = writing.take_in(db, given)
+            added, stated = writing.take_in(db, given, further)
             if conflicts and added.operation:
-                self._vectors.keep(db, given, encoded)
+                self._vectors.keep(db, stated, encoded)
                 # An index of its own, since what it sees is about to be taken back.
-                added.conflicts.extend(LiveIndex(self.path, self._live.device).suspected(db, added.new))
+                found = LiveIndex(self.path, self._live.device).suspected(db, added.new)
+                beside = {added.ids[n] for n in further}
+                added.conflicts.extend(pair for pair in found if pair[0] not in beside)
         return added
+
+    def _encoded(
+        self, given: builtins.list[Edit], further: Collection[int], progress: Progress | None
+    ) -> dict[str, bytes]:
+        """The vectors of edits that are about to be added, as they will be kept."""
+        with self._store.reading() as db:
+            kept = [writing.place(db, edit, n in further).edit for n, edit in enumerate(given)]
+        return self._vectors.of(kept, progress)
 
     def update(self, id: int, **changes: Any) -> Record:
         """Change fields of a live edit; what it said before stays in its history.
+
+        A change of what it says makes it the newest; another tag, source, author, old answer or ref does not.
 
         Raises:
             EditError: no such field, or the edit can't be taken so, or another live edit says it already.
@@ -135,7 +161,7 @@ class EditMemory:
         with self._store.reading() as db:
             edit = reading.live_record(db, id).edit.updated(**changes)
         encoded = self._vectors.of([edit])
-        with self._store.writing() as db:
+        with self._writing() as db:
             record = reading.live_record(db, id)
             edit = record.edit.updated(**changes)
             if edit == record.edit:
@@ -153,155 +179,60 @@ class EditMemory:
         Raises:
             MemoryError_: there is no such edit, or it is forgotten already.
         """
-        with self._store.writing() as db:
+        with self._writing() as db:
             record = reading.record(db, id)
-            if record.status == "forgotten":
-                raise MemoryError_(f"edit {id} is forgotten already")
+            if record.status in ("forgotten", "purged"):
+                raise MemoryError_(f"edit {id} is {record.status} already")
             Change(db, "forget").turn(record, "forgotten", "forget")
             return reading.record(db, id)
 
-    def undo(self) -> Operation:
+    def purge(self, ids: int | Iterable[int]) -> Purged:
+        """Take edits away with all their versions: no byte of what they said stays in a file of the memory.
+
+        What stays is that there was an edit with this id, and which operations changed it. What it superseded
+        stays superseded, as after `forget`; what other edits say too (a subject's name) is theirs. A purge
+        can't be undone. Copies of the folder are yours to look after.
+
+        A reader that still uses the write-ahead log keeps the old bytes there; after the memory's timeout the
+        result's `left` says so, and the rest is done by the next writing or opening.
+
+        Raises:
+            MemoryError_: there is no such edit, or it is purged already. MemoryBusy: another process writes.
+        """
+        given = builtins.list(ids) if isinstance(ids, Iterable) else [ids]
+        if not given:
+            raise MemoryError_("nothing to purge: name at least one edit")
+        with self._store.writing() as db:
+            operation = purge.strike(db, given)
+        indexed = self._live.index is not None or any((self.path / name).exists() for name in purge.SNAPSHOTS)
+        self._purge_done = False
+        left = purge.finish(self._store, self._store.timeout)
+        self._purge_done = left is None
+        if indexed:
+            with suppress(MemoryError_), self._store.reading() as db:
+                self._live.rebuild(db)
+                self._live.save()
+        return Purged(tuple(dict.fromkeys(given)), operation, left, tuple(purge.others(self.path)))
+
+    def undo(self, operation: int | None = None) -> Operation:
         """Take back the last operation that still stands (an import is one), and say which it was.
 
-        Undo again to go further back. The undo is itself an operation: history only grows.
-
-        Raises:
-            MemoryError_: there is nothing left to undo.
-        """
-        with self._store.writing() as db:
-            operation = writing.undo(db)
-            last, _ = reading.last_operation(db)
-            self._vectors.keep(db, [record.edit for record in reading.without_vectors(db, last)], {})
-        return operation
-
-    # -- reading
-
-    def get(self, id: int) -> Record:
-        """The edit with this id, whatever its status.
-
-        Raises:
-            MemoryError_: there is none.
-        """
-        with self._store.reading() as db:
-            return reading.record(db, id)
-
-    def get_ref(self, ref: str) -> Record:
-        """The edit with this ref; of several the live one, else the newest.
-
-        Raises:
-            MemoryError_: there is none.
-        """
-        with self._store.reading() as db:
-            return reading.record_with_ref(db, ref)
-
-    def history(self, id: int) -> builtins.list[Version]:
-        """All that happened to one edit, oldest first.
-
-        Raises:
-            MemoryError_: there is no such edit.
-        """
-        with self._store.reading() as db:
-            reading.record(db, id)
-            return reading.versions(db, id)
-
-    def list(
-        self,
-        *,
-        tag: str | None = None,
-        source: str | None = None,
-        subject: str | None = None,
-        method: str | None = None,
-        status: str = "live",
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> builtins.list[Record]:
-        """Edits by id; every filter that is given must hold.
-
-        Raises:
-            MemoryError_: `status` is none of live, superseded, forgotten and all.
-        """
-        if status not in _STATUSES:
-            raise MemoryError_(unknown("status", status, _STATUSES))
-        with self._store.reading() as db:
-            return builtins.list(
-                reading.records(
-                    db,
-                    tag=tag,
-                    source=source,
-                    subject=subject,
-                    method=method,
-                    status=status,
-                    limit=limit,
-                    offset=offset,
-                )
-            )
-
-    def as_of(self, time: str | datetime) -> builtins.list[Record]:
-        """The edits that were live at a moment, as they were then: what the memory knew."""
-        with self._store.reading() as db:
-            return reading.records_at(db, instant(time))
-
-    def operations(self, limit: int | None = None) -> builtins.list[Operation]:
-        """What was done to the memory, newest first."""
-        with self._store.reading() as db:
-            return reading.operations(db, limit)
-
-    def __iter__(self) -> Iterator[Record]:
-        """The live edits, by id."""
-        return iter(self.list())
-
-    def __len__(self) -> int:
-        with self._store.reading() as db:
-            generation, _ = reading.last_operation(db)
-            if self._counted[0] != generation:
-                self._counted = (generation, reading.count(db))
-            return self._counted[1]
-
-    @property
-    def path(self) -> Path:
-        """The memory's folder."""
-        return self._store.folder
-
-    @property
-    def generation(self) -> int:
-        """Grows whenever the edits, or their vectors, change."""
-        with self._store.reading() as db:
-            return reading.last_operation(db)[0]
-
-    # -- searching
-
-    def search(self, text: str, k: int = 10) -> builtins.list[Near]:
-        """The k live edits nearest to a text, those that it names among them."""
-        return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
-
-    def near(
-        self, queries: Sequence[str], vectors: np.ndarray, k: int = 8, at: str | datetime | None = None
-    ) -> builtins.list[builtins.list[Near]]:
-        """For each query the k nearest live edits and up to k that it names.
-
-        Best cosine first. A query names an edit where the edit's subject, or an alias, stands in it
-        (`memedit.memory.rules.named_in`).
+        Undo again to go further back. The undo is itself an operation: history only grows. What was purged
+        since does not come back, and is named in the `passed` of what is returned.
 
         Args:
-            queries: texts. vectors: theirs, (n, dim), by the memory's encoder. at: the moment at which the
-                edits' facts hold; None for now.
+            operation: the id of an earlier one (see `operations`) on which no later one builds.
 
         Raises:
-            EncoderMismatch: the vectors are of another length than the memory's.
+            MemoryError_: there is nothing left to undo; or no such operation, or it can't be undone, and why.
         """
-        with self._store.reading() as db:
-            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
+        with self._writing() as db:
+            done = undo.undo(db, operation)
+            last, _ = reading.last_operation(db)
+            self._vectors.keep(db, [record.edit for record in reading.without_vectors(db, last)], {})
+        return done
 
     # -- settings
-
-    @property
-    def encoder(self) -> Encoder:
-        """What encodes for this memory; loaded on first need.
-
-        Raises:
-            EncoderMismatch: the memory's vectors are another encoder's.
-        """
-        return self._vectors.encoder
 
     @property
     def default_method(self) -> str:
@@ -312,17 +243,13 @@ class EditMemory:
     def default_method(self, name: str) -> None:
         self.set_meta("default_method", name)
 
-    def get_meta(self, key: str) -> str | None:
-        """A setting of the memory, or a fact about it; None where it was never set."""
-        return self._store.meta(key)
-
     def set_meta(self, key: str, value: str) -> None:
         """Keep a setting with the memory. It is no operation: undo passes it by.
 
         Raises:
             MemoryError_: the key is one by which the memory knows itself.
         """
-        if key in ("memory", "schema_version") or key.startswith("encoder_"):
+        if key in ("memory", "schema_version") or key.startswith(("encoder_", "purge")):
             raise MemoryError_(f"{key} is the memory's own; take another name for a setting")
         with self._store.writing() as db:
             writing.put_meta(db, key, value)
@@ -371,6 +298,7 @@ class EditMemory:
         with self._store.reading() as db:
             self._live.rebuild(db)
             self._live.save()
+        self._drop_stale()
 
     def save_index(self) -> None:
         """Write the index's snapshot, so that the next opening is quick; `close` does so where it pays.
@@ -381,14 +309,22 @@ class EditMemory:
         with self._store.reading() as db:
             self._live.level(db)
             self._live.save()
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        """An index that was saved while another process purged is of no use, and must not stay."""
+        with suppress(OSError), self._store.reading() as db:
+            purge.drop_stale(db, self.path)
 
     def close(self) -> None:
         """Let go of the files. Closing twice does nothing."""
         if self._store.closed:
             return
         if not self._store.why_readonly:
-            with suppress(MemoryError_), self._store.reading():
-                self._live.save_where_it_pays()
+            with suppress(MemoryError_):
+                with self._store.reading() as db:
+                    self._live.save_where_it_pays(db)
+                self._drop_stale()
         self._store.close()
 
     def __enter__(self) -> EditMemory:

@@ -7,7 +7,7 @@ from sqlite_utils import Database, Migrations
 migrations = Migrations("memedit.memory")
 
 SCHEMA = (
-    1  # the number of the newest step; written into meta, so that an older memedit can refuse a newer memory
+    2  # the number of the newest step; written into meta, so that an older memedit can refuse a newer memory
 )
 
 
@@ -50,5 +50,35 @@ def m001_first(db: Database) -> None:
         """CREATE TABLE patches (
             key TEXT, edit INTEGER REFERENCES edits(id), method TEXT NOT NULL, size INTEGER NOT NULL,
             sha256 TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (key, edit))""",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m002_long_life(db: Database) -> None:
+    """Which edit was stated last, and pairs of edits: suspected to contradict each other, or decided to both stay.
+
+    `stated` is the operation by which an edit came to say what it says; the newest wins. A pair in `kept` counts
+    while its operation isn't undone. `unchecked` holds edits that became live and were not yet compared with
+    the others.
+    """
+    for statement in (
+        "ALTER TABLE versions ADD COLUMN stated INTEGER NOT NULL DEFAULT 0",
+        """UPDATE versions SET stated = coalesce((SELECT max(v.operation) FROM versions v
+            WHERE v.edit = versions.edit AND v.version <= versions.version AND v.hash = versions.hash
+            AND v.action IN ('add', 'update')), operation)""",
+        "ALTER TABLE edits ADD COLUMN stated INTEGER NOT NULL DEFAULT 0",
+        """UPDATE edits SET stated =
+            (SELECT stated FROM versions v WHERE v.edit = edits.id AND v.version = edits.version)""",
+        """CREATE TABLE conflicts (id INTEGER PRIMARY KEY, one INTEGER NOT NULL REFERENCES edits(id),
+            other INTEGER NOT NULL REFERENCES edits(id))""",
+        "CREATE UNIQUE INDEX conflicts_pair ON conflicts(one, other)",
+        """CREATE TABLE kept (id INTEGER PRIMARY KEY, one INTEGER NOT NULL REFERENCES edits(id),
+            other INTEGER NOT NULL REFERENCES edits(id),
+            operation INTEGER NOT NULL REFERENCES operations(id))""",
+        "CREATE UNIQUE INDEX kept_pair ON kept(one, other, operation)",
+        "CREATE INDEX kept_other ON kept(other)",
+        "CREATE TABLE unchecked (edit INTEGER PRIMARY KEY REFERENCES edits(id))",
+        "INSERT INTO unchecked SELECT id FROM edits WHERE status = 'live'",
     ):
         db.execute(statement)

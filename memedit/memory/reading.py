@@ -15,7 +15,8 @@ from memedit.memory.records import Operation, Record, Version
 from memedit.memory.rules import supersedes
 
 _RECORD = (
-    "edits.id, edits.content, edits.version, edits.status, edits.added, edits.changed, edits.superseded_by"
+    "edits.id, edits.content, edits.version, edits.status, edits.added, edits.changed, edits.superseded_by, "
+    "edits.stated"
 )
 _CHUNK = 500  # parameters of one statement; SQLite's own limit was 999 for long
 
@@ -44,6 +45,8 @@ def live_record(db: Database, id: int) -> Record:
         raise MemoryError_(f"edit {id} was superseded by edit {found.superseded_by}; change that one")
     if found.status == "forgotten":
         raise MemoryError_(f"edit {id} was forgotten; add it again")
+    if found.status == "purged":
+        raise MemoryError_(f"edit {id} was purged: nothing of it is left; add it again")
     return found
 
 
@@ -72,8 +75,11 @@ def records(
     limit: int | None = None,
     offset: int = 0,
 ) -> Iterator[Record]:
-    """Edits by id; every filter that is given must hold. A subject is compared without regard to case."""
-    wheres, values = [], []
+    """Edits by id; every filter that is given must hold. A subject is compared without regard to case.
+
+    The status ``"all"`` takes all but the purged, of which there is nothing to read.
+    """
+    wheres, values = (["status != 'purged'"] if status == "all" else []), []
     for clause, value in (
         ("status = ?", None if status == "all" else status),
         ("folded(subject) = folded(?)", subject),
@@ -106,14 +112,19 @@ def live_twin(db: Database, edit: Edit) -> int | None:
     return int(row[0]) if row else None
 
 
-def rivals(db: Database, edit: Edit) -> list[Record]:
-    """The live edits whose place this one takes, by `memedit.memory.rules.supersedes`."""
+def sharing_keys(db: Database, edit: Edit) -> list[Record]:
+    """The live edits that are about the same thing, by `Edit.keys`."""
     marks = ", ".join("?" * len(edit.keys))
     rows = db.execute(
         f"SELECT {_RECORD} FROM edits WHERE id IN (SELECT edit FROM keys WHERE key IN ({marks})) ORDER BY id",
         edit.keys,
     ).fetchall()
-    return [found for found in map(_record, rows) if supersedes(edit, found.edit)]
+    return [_record(row) for row in rows]
+
+
+def rivals(db: Database, edit: Edit) -> list[Record]:
+    """The live edits whose place this one takes, by `memedit.memory.rules.supersedes`."""
+    return [found for found in sharing_keys(db, edit) if supersedes(edit, found.edit)]
 
 
 def versions(db: Database, id: int) -> list[Version]:
@@ -134,7 +145,7 @@ def records_at(db: Database, at: str) -> list[Record]:
     """The edits that were live at a moment, as they were then."""
     last = db.execute("SELECT max(id) FROM operations WHERE at <= ?", (at,)).fetchone()[0] or 0
     rows = db.execute(
-        "SELECT v.edit, v.content, v.version, v.status, edits.added, operations.at, v.superseded_by "
+        "SELECT v.edit, v.content, v.version, v.status, edits.added, operations.at, v.superseded_by, v.stated "
         "FROM versions v JOIN (SELECT edit, max(version) AS version FROM versions WHERE operation <= ? "
         "GROUP BY edit) USING (edit, version) "
         "JOIN edits ON edits.id = v.edit JOIN operations ON operations.id = v.operation "
@@ -146,7 +157,8 @@ def records_at(db: Database, at: str) -> list[Record]:
 
 _OPERATION = (
     "SELECT o.id, o.kind, o.at, "
-    "(SELECT count(DISTINCT edit) FROM versions WHERE operation = o.id), o.undoes, "
+    "CASE kind WHEN 'keep-both' THEN 2 * (SELECT count(*) FROM kept WHERE operation = o.id) "
+    "ELSE (SELECT count(DISTINCT edit) FROM versions WHERE operation = o.id) END, o.undoes, "
     "EXISTS (SELECT 1 FROM operations u WHERE u.undoes = o.id) FROM operations o "
 )
 
@@ -173,13 +185,13 @@ def last_operation(db: Database) -> tuple[int, str]:
 
 def named(db: Database, names: Iterable[str]) -> set[int]:
     """The live edits that have one of these names (see `memedit.memory.rules.named_in`)."""
-    return {row[0] for row in _chunked(db, "SELECT edit FROM names WHERE name IN ({})", list(names))}
+    return {row[0] for row in chunked(db, "SELECT edit FROM names WHERE name IN ({})", list(names))}
 
 
 def names_of(db: Database, ids: Sequence[int]) -> dict[int, list[str]]:
     """The names by which live edits among these are found; those without one are left out."""
     found: dict[int, list[str]] = {}
-    for edit, name in _chunked(db, "SELECT edit, name FROM names WHERE edit IN ({})", ids):
+    for edit, name in chunked(db, "SELECT edit, name FROM names WHERE edit IN ({})", ids):
         found.setdefault(edit, []).append(name)
     return found
 
@@ -187,7 +199,7 @@ def names_of(db: Database, ids: Sequence[int]) -> dict[int, list[str]]:
 def by_name(db: Database, names: Sequence[str]) -> dict[str, list[int]]:
     """The live edits that have each of these names."""
     found: dict[str, list[int]] = {}
-    for name, edit in _chunked(db, "SELECT name, edit FROM names WHERE name IN ({})", names):
+    for name, edit in chunked(db, "SELECT name, edit FROM names WHERE name IN ({})", names):
         found.setdefault(name, []).append(edit)
     return found
 
@@ -203,7 +215,7 @@ def nameless(db: Database) -> list[int]:
 def live_among(db: Database, ids: Sequence[int]) -> list[int]:
     """Those of these ids whose edits are live."""
     return sorted(
-        row[0] for row in _chunked(db, "SELECT id FROM edits WHERE status = 'live' AND id IN ({})", ids)
+        row[0] for row in chunked(db, "SELECT id FROM edits WHERE status = 'live' AND id IN ({})", ids)
     )
 
 
@@ -223,8 +235,8 @@ def with_vectors(db: Database, ids: Sequence[int], dim: int) -> Iterator[tuple[R
         f"SELECT {_RECORD}, vectors.data FROM edits JOIN vectors ON vectors.hash = edits.hash "
         "WHERE edits.status = 'live' AND edits.id IN ({})"
     )
-    for row in _chunked(db, sql, ids):
-        yield _record(row), unpack(row[7], dim)
+    for row in chunked(db, sql, ids):
+        yield _record(row), unpack(row[8], dim)
 
 
 def without_vectors(db: Database, operation: int = 0) -> list[Record]:
@@ -242,7 +254,7 @@ def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[n
         "SELECT edits.id, vectors.data FROM vectors JOIN edits ON edits.hash = vectors.hash "
         "WHERE edits.status = 'live'"
     )
-    rows = db.execute(sql) if ids is None else _chunked(db, sql + " AND edits.id IN ({})", ids)
+    rows = db.execute(sql) if ids is None else chunked(db, sql + " AND edits.id IN ({})", ids)
     found, blobs, width = [], bytearray(), 2 * dim
     for id, data in rows:
         found.append(id)
@@ -253,7 +265,7 @@ def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[n
 
 def hashes_with_vectors(db: Database, hashes: Sequence[str]) -> set[str]:
     """Which of these contents have vectors."""
-    return {row[0] for row in _chunked(db, "SELECT hash FROM vectors WHERE hash IN ({})", hashes)}
+    return {row[0] for row in chunked(db, "SELECT hash FROM vectors WHERE hash IN ({})", hashes)}
 
 
 def pack(vectors: np.ndarray) -> bytes:
@@ -266,7 +278,8 @@ def unpack(data: bytes, dim: int) -> np.ndarray:
     return np.frombuffer(data, dtype="<f2").reshape(-1, dim).astype(np.float32)
 
 
-def _chunked(db: Database, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+def chunked(db: Database, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """A query with `{}` where its values go, asked for some of them at a time."""
     for start in range(0, len(values), _CHUNK):
         some = values[start : start + _CHUNK]
         yield from db.execute(sql.format(", ".join("?" * len(some))), tuple(some))
@@ -281,6 +294,7 @@ def _record(row: Sequence[Any]) -> Record:
         added=row[4],
         changed=row[5],
         superseded_by=row[6],
+        stated=row[7],
     )
 
 

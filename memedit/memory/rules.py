@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import accumulate
 
-from memedit.edit import Edit
+import numpy as np
+
+from memedit.edit import MAX_ALIASES, Edit
+from memedit.errors import EditError
 from memedit.memory.records import Near, Record
 from memedit.subjects import COMMON, words
 
 SUSPECT = 0.8  # cosine of two statements from which they are suspected to say different things of one matter
+ASKED = 0.9  # cosine of what two edits of one subject ask, from which it is suspected to be one question
 ALIKE = 0.5  # cosine below which two statements are not even looked at
 NAME_WORDS = 8  # words of a name that are looked at; longer names are found by their beginning
 
@@ -30,12 +34,43 @@ def supersedes(new: Edit, old: Edit) -> bool:
     return "prompt" in shared or ("relation" in shared and _folded(new.target) != _folded(old.target))
 
 
-def replayable(live: Sequence[Record]) -> list[Record]:
+def says_the_same(new: Edit, old: Edit) -> bool:
+    """Whether an edit that supersedes another only says it again: one target, or both withhold."""
+    return _folded(new.target) == _folded(old.target) and (new.kind == "erase") == (old.kind == "erase")
+
+
+def inheriting(new: Edit, replaced: Iterable[Edit]) -> Edit:
+    """The edit with the names that it would else lose with those whose place it takes.
+
+    Aliases of the subject come from those about the same subject, aliases of the target from those that have
+    the same target too. To be rid of an alias, `update` the edit.
+    """
+    subject, target = list(new.subject_aliases), list(new.target_aliases)
+    for old in replaced:
+        if new.subject and _folded(old.subject) == _folded(new.subject):
+            subject += old.subject_aliases
+            target += old.target_aliases if says_the_same(new, old) else ()
+    changes = {
+        name: tuple(dict.fromkeys(given))[:MAX_ALIASES]
+        for name, given in (("subject_aliases", subject), ("target_aliases", target))
+        if len(dict.fromkeys(given)) > len(getattr(new, name))
+    }
+    try:
+        return new.updated(**changes) if changes else new
+    except EditError:  # an alias from before a rule became stricter stays behind
+        return new
+
+
+def replayable(live: Sequence[Record], beside: Mapping[int, Collection[int]] | None = None) -> list[Record]:
     """Live edits in an order in which they can be added anew and all stay.
 
     That is their own order, unless an edit was changed after a later one came: where adding that one after it
     would supersede it, it goes to after that one.
+
+    Args:
+        beside: by id, those that stay beside an edit and don't supersede it.
     """
+    beside = beside or {}
     sharing: dict[str, list[int]] = {}
     for place, record in enumerate(live):
         for key in record.edit.keys:
@@ -44,7 +79,11 @@ def replayable(live: Sequence[Record]) -> list[Record]:
     for places in sharing.values():
         for one in places:
             threats = {
-                other for other in places if other != one and supersedes(live[other].edit, live[one].edit)
+                other
+                for other in places
+                if other != one
+                and live[other].id not in beside.get(live[one].id, ())
+                and supersedes(live[other].edit, live[one].edit)
             }
             waits.setdefault(one, set()).update(threats)
     frees: dict[int, list[int]] = {}
@@ -63,30 +102,43 @@ def replayable(live: Sequence[Record]) -> list[Record]:
     return [live[place] for place in (*out, *sorted(left))]
 
 
-def suspicious(new: Edit, old: Edit, cosine: float) -> bool:
+def suspicious(new: Edit, old: Edit, cosine: float, asked: float = 0.0) -> bool:
     """Whether two live edits may contradict each other.
 
-    They may when their statements are nearly one (cosine >= `SUSPECT`, or alike but for how they end), they
-    share a name of their subjects or one has no subject, their targets differ where both have one, and there
-    is a time at which both hold.
+    They may when their statements are nearly one (cosine >= `SUSPECT`, or alike but for how they end) and they
+    share a name of their subjects or one has no subject; or when they share a name and ask nearly the same
+    (cosine >= `ASKED`). And their targets differ where both have one, and there is a time at which both hold.
+
+    Args:
+        cosine: of the statements. asked: of what they are the answers to.
     """
-    if not _overlap(new, old) or (cosine < SUSPECT and not _end_differently(new.statement, old.statement)):
-        return False
-    if new.target and old.target and _folded(new.target) == _folded(old.target):
+    if not _overlap(new, old) or (new.target and old.target and _folded(new.target) == _folded(old.target)):
         return False
     ours, theirs = name_keys(new), name_keys(old)
-    return not ours or not theirs or bool(ours & theirs)
+    if ours and theirs and not ours & theirs:
+        return False
+    nearly_one = cosine >= SUSPECT or _end_differently(new.statement, old.statement)
+    return nearly_one or bool(ours and theirs and new.prompt and old.prompt and asked >= ASKED)
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Of two edits' vectors (views, dim): the cosine of their statements, and of what they ask (0 without that view)."""
+    products = (ours[:2] * theirs[:2]).sum(axis=1)
+    return float(products[0]), float(products[1]) if len(products) > 1 else 0.0
 
 
 def conflicting(one: Near, other: Near) -> bool:
     """Whether two edits near to one query may contradict each other; then the newer is to win.
 
-    The same rule that flags them when they are added, or one of the keys by which edits supersede.
+    The same rule that flags them when they are added, or one of the keys by which edits supersede; but never
+    where it was decided that both stay.
     """
     a, b = one.record.edit, other.record.edit
+    if other.record.id in one.beside:
+        return False
     if set(a.keys) & set(b.keys) and _folded(a.target) != _folded(b.target):
         return True
-    return suspicious(a, b, float(one.vectors[0] @ other.vectors[0]))
+    return suspicious(a, b, *cosines(one.vectors, other.vectors))
 
 
 def name_keys(edit: Edit) -> frozenset[str]:

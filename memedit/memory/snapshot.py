@@ -61,6 +61,20 @@ def load(path: Path) -> tuple[bytes, Mark] | None:
         return None
 
 
+def peek(path: Path) -> Mark | None:
+    """What a snapshot says that it is of, read from its end alone; None where it is missing or says nothing."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-_TAIL.size, os.SEEK_END)
+            length, magic = _TAIL.unpack(file.read())
+            if magic != _MAGIC:
+                return None
+            file.seek(-_TAIL.size - length, os.SEEK_END)
+            return Mark(**json.loads(file.read(length))["mark"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
+        return None
+
+
 def _digest(payload: bytes, mark: Mark) -> str:
     digest = hashlib.sha256(payload)
     digest.update(json.dumps(asdict(mark)).encode())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from memedit.errors import MemoryBusy, MemoryError_
+from memedit.errors import MemoryBusy, MemoryError_, OldSchema
 from memedit.memory.migrations import SCHEMA, migrations
 
 FILE = "memory.db"
@@ -144,8 +144,9 @@ class Store:
         if tables and not migrations.pending(self._reader):
             return
         if self.why_readonly:
-            raise MemoryError_(
-                f"the memory at {self.folder} must be brought to the present schema, but {self.why_readonly}"
+            raise OldSchema(
+                f"the memory at {self.folder} must be brought to the present schema, but {self.why_readonly}; "
+                "open it once for writing, as any command that changes it does"
             )
         with self.writing(migrating=True) as db:
             migrations.apply(db)
@@ -171,8 +172,11 @@ class Store:
                     self._reader.execute("COMMIT")
 
     @contextmanager
-    def writing(self, *, migrating: bool = False) -> Iterator[Database]:
+    def writing(self, *, migrating: bool = False, lazily: bool = False) -> Iterator[Database]:
         """One transaction, on the disk when the block has ended; an exception leaves everything as it was.
+
+        Args:
+            lazily: a power cut may lose it (a kill can't): for what could be found out again.
 
         Raises:
             MemoryBusy: another process, or thread, writes for longer than `timeout`.
@@ -186,6 +190,8 @@ class Store:
             with self._said():
                 self._check_open()
                 db = self._writing_connection()
+                # FULL: a commit is on the disk when it returns, also through a power cut.
+                db.execute(f"PRAGMA synchronous = {'NORMAL' if lazily else 'FULL'}")
                 db.execute("BEGIN IMMEDIATE")
                 try:
                     yield db
@@ -208,12 +214,54 @@ class Store:
     def _writing_connection(self) -> Database:
         if self._writer is None:
             self._writer = self._connect("rw")
-            # FULL: a commit is on the disk when it returns, also through a power cut.
             self._writer.execute("PRAGMA journal_mode = WAL")
-            self._writer.execute("PRAGMA synchronous = FULL")
+            self._writer.execute(
+                "PRAGMA secure_delete = ON"
+            )  # what is deleted is overwritten, not only unlinked
             self._writer.execute("PRAGMA foreign_keys = ON")
             self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
         return self._writer
+
+    def rewrite(self) -> None:
+        """Write the database anew without the room that deleted rows left, in one transaction (VACUUM).
+
+        Raises:
+            MemoryBusy, MemoryError_: as `writing`; the database is as it was.
+        """
+        with self._writing_alone() as db:
+            db.execute("VACUUM")
+
+    def empty_log(self, wait: float) -> bool:
+        """Take the whole write-ahead log over into the database and cut it to nothing.
+
+        Args:
+            wait: seconds to wait for readers, in any process, that still read from it.
+
+        Returns:
+            whether it is empty now.
+        """
+        with self._writing_alone() as db:
+            db.execute(f"PRAGMA busy_timeout = {int(1000 * wait)}")
+            try:
+                return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {int(1000 * self.timeout)}")
+
+    @contextmanager
+    def _writing_alone(self) -> Iterator[Database]:
+        """The writing connection outside any transaction."""
+        if self.why_readonly:
+            raise MemoryError_(f"the memory at {self.folder} can't be changed: {self.why_readonly}")
+        if not self._write_lock.acquire(timeout=self.timeout):
+            raise MemoryBusy(self._busy())
+        try:
+            with self._said():
+                self._check_open()
+                yield self._writing_connection()
+        finally:
+            self._write_lock.release()
 
     def meta(self, key: str) -> str | None:
         """A value of the meta table."""

@@ -61,12 +61,14 @@ class Vectors:
         return encode(self.encoder, missing, progress) if missing else {}
 
     def keep(self, db: Database, edits: Sequence[Edit], encoded: dict[str, bytes]) -> None:
-        """Write the vectors of edits that were just written, as part of the same transaction.
+        """Write the vectors of edits that were just written, as part of the same transaction; of no others.
 
         They were encoded before it began, so that it is short; what another process has taken away since is
         encoded now.
         """
-        encoded = encoded | self.of([edit for edit in edits if edit.content_hash not in encoded], db=db)
+        hashes = {edit.content_hash for edit in edits}
+        encoded = {digest: vectors for digest, vectors in encoded.items() if digest in hashes}
+        encoded |= self.of([edit for edit in edits if edit.content_hash not in encoded], db=db)
         if encoded:
             writing.put_encoder(db, self.encoder)
             writing.put_vectors(db, encoded)

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import EditError, EncoderMismatch, MemoryError_
-from memedit.memory import content
-from memedit.memory.reading import live_twin, operation_with, records, rivals
-from memedit.memory.records import Action, Added, Encoder, Operation, OperationKind, Record, Status
-from memedit.memory.rules import name_keys
+from memedit.errors import EditError, EncoderMismatch
+from memedit.memory import conflicts, content
+from memedit.memory.reading import live_twin, record, records, rivals
+from memedit.memory.records import Action, Added, Encoder, OperationKind, Record, Status
+from memedit.memory.rules import inheriting, name_keys, says_the_same
 
 _EDIT = (
     "version", "status", "superseded_by", "added", "changed", "hash", "subject", "source", "method", "ref",
-    "tags", "valid_from", "valid_to", "content",
+    "tags", "valid_from", "valid_to", "content", "stated",
 )  # fmt: skip
 _PUT_EDIT = (
     f"INSERT INTO edits (id, {', '.join(_EDIT)}) VALUES (:id, {', '.join(f':{name}' for name in _EDIT)}) "
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _EDIT)}"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new edit comes to stand among the live ones.
+
+    Attributes:
+        edit: as it will be kept. twin: the id of a live edit that says just that; then it is no new one.
+        takes: those whose place it takes. beside: ids of those that stay beside it.
+    """
+
+    edit: Edit
+    twin: int | None
+    takes: list[Record]
+    beside: set[int]
+
+
+def place(db: Database, edit: Edit, keep_both: bool = False) -> Place:
+    """What becomes of the live edits that a new one is a rival of, and what it has from them.
+
+    It takes their place, and keeps the names of those that are about the same subject
+    (`memedit.memory.rules.inheriting`). With `keep_both` it takes only the place of those that say the same or
+    have its ref. Where it replaces one by ref or in other words, what was to stay beside that one stays beside it.
+    """
+    twin = live_twin(db, edit)
+    if twin is not None:
+        return Place(edit, twin, [], set())
+    found = rivals(db, edit)
+    same = [r for r in found if says_the_same(edit, r.edit) or (edit.ref and edit.ref == r.edit.ref)]
+    stay = set().union(*conflicts.beside(db, [r.id for r in same]).values()) - {r.id for r in same}
+    takes = same if keep_both else [r for r in found if r.id not in stay]
+    left = {r.id for r in found} - {r.id for r in takes}
+    edit = inheriting(edit, [r.edit for r in takes])
+    return Place(edit, live_twin(db, edit), takes, stay | left)
 
 
 class Change:
@@ -38,6 +73,8 @@ class Change:
         self.id = 0
         self.at = ""
         self.superseded: list[tuple[int, int]] = []
+        self.stated: list[Edit] = []  # what this operation said, as it was kept
+        self.renewed: list[int] = []
 
     def begin(self) -> int:
         """Record the operation, if it isn't yet; its time is after the last one's, also if clocks go back."""
@@ -53,60 +90,59 @@ class Change:
             self.id = int(cursor.lastrowid or 0)
         return self.id
 
-    def add(self, edit: Edit) -> tuple[int, bool]:
-        """The edit's id, and whether it is new: a live edit that says the same keeps its place."""
-        twin = live_twin(self.db, edit)
-        if twin is not None:
-            return twin, False
+    def add(self, edit: Edit, keep_both: bool = False) -> tuple[int, bool]:
+        """The edit's id, and whether it is new: a live edit that says the same keeps its place.
+
+        Unless a newer one contradicts it: what was said again is the newest word.
+        """
+        where = place(self.db, edit, keep_both)
+        if where.twin is not None:
+            if not keep_both and conflicts.outdated(self.db, where.twin):
+                self.begin()
+                known = record(self.db, where.twin)
+                self.write(known.id, known.version + 1, known.edit, "live", None, "add", known.added, self.id)
+                self.renewed.append(known.id)
+            return where.twin, False
         self.begin()
-        self._supersede(edit, id := self._next_id())
-        self._write(id, 1, edit, "live", None, "add", self.at)
+        id = self._next_id()
+        self._supersede(where.takes, id)
+        self.write(id, 1, where.edit, "live", None, "add", self.at, self.id)
+        conflicts.keep_both(self.db, self.id, [(id, other) for other in where.beside])
+        conflicts.await_check(self.db, [id])
+        self.stated.append(where.edit)
         return id, True
 
-    def update(self, record: Record, edit: Edit) -> None:
-        """Give a live edit new content; it may take others' places by it."""
+    def update(self, known: Record, edit: Edit) -> None:
+        """Give a live edit new content, by which it is the newest and may take others' places."""
         self.begin()
-        self._supersede(edit, record.id, besides=record.id)
-        self._write(record.id, record.version + 1, edit, "live", None, "update", record.added)
+        stay = conflicts.beside(self.db, [known.id]).get(known.id, frozenset()) | {known.id}
+        self._supersede([r for r in rivals(self.db, edit) if r.id not in stay], known.id)
+        # Another label or source makes nothing newer: what the edit says is as old as before.
+        stated = known.stated if edit.content_hash == known.edit.content_hash else self.id
+        self.write(known.id, known.version + 1, edit, "live", None, "update", known.added, stated)
+        conflicts.await_check(self.db, [known.id])
+        self.stated.append(edit)
 
-    def turn(self, record: Record, status: Status, action: Action, superseded_by: int | None = None) -> None:
+    def turn(self, known: Record, status: Status, action: Action, superseded_by: int | None = None) -> None:
         """Give an edit another status; its content stays."""
         self.begin()
-        self._write(record.id, record.version + 1, record.edit, status, superseded_by, action, record.added)
-
-    def take_back(self, target: int) -> None:
-        """Bring every edit that operation `target` changed to where it was before."""
-        self.begin()
-        touched = self.db.execute(
-            "SELECT DISTINCT edit FROM versions WHERE operation = ? ORDER BY edit", (target,)
+        self.write(
+            known.id, known.version + 1, known.edit, status, superseded_by, action, known.added, known.stated
         )
-        for (id,) in touched.fetchall():
-            version, added, text = self.db.execute(
-                "SELECT version, added, content FROM edits WHERE id = ?", (id,)
-            ).fetchone()
-            before = self.db.execute(
-                "SELECT status, superseded_by, content FROM versions WHERE edit = ? AND operation < ? "
-                "ORDER BY version DESC LIMIT 1",
-                (id, target),
-            ).fetchone()
-            if before is None:  # an edit that wasn't there yet leaves again
-                before = ("forgotten", None, text)
-            status, by, text = before
-            self._write(id, version + 1, content.loads(text), cast(Status, status), by, "undo", added)
 
-    def _supersede(self, edit: Edit, by: int, besides: int | None = None) -> None:
-        for record in rivals(self.db, edit):
-            if record.id != besides:
-                self.turn(record, "superseded", "supersede", by)
-                self.superseded.append((record.id, by))
+    def _supersede(self, taken: Iterable[Record], by: int) -> None:
+        for known in taken:
+            self.turn(known, "superseded", "supersede", by)
+            self.superseded.append((known.id, by))
 
     def _next_id(self) -> int:
         row = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'edits'").fetchone()
         return int(row[0]) + 1 if row else 1
 
-    def _write(
-        self, id: int, version: int, edit: Edit, status: Status, by: int | None, action: Action, added: str
-    ) -> None:
+    def write(
+        self, id: int, version: int, edit: Edit, status: Status, by: int | None, action: Action, added: str,
+        stated: int,
+    ) -> None:  # fmt: skip
         """The edit's newest state, into all tables that hold it."""
         text, digest = content.dumps(edit), edit.content_hash
         self.db.execute(
@@ -127,12 +163,13 @@ class Change:
                 "valid_from": edit.valid_from,
                 "valid_to": edit.valid_to,
                 "content": text,
+                "stated": stated,
             },
         )
         self.db.execute(
-            "INSERT INTO versions (edit, version, operation, action, status, superseded_by, hash, content) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (id, version, self.id, action, status, by, digest, text),
+            "INSERT INTO versions (edit, version, operation, action, status, superseded_by, hash, content, "
+            "stated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (id, version, self.id, action, status, by, digest, text, stated),
         )
         if version > 1:
             unlist(self.db, id)
@@ -157,18 +194,27 @@ def checked(edits: Edit | Iterable[Edit]) -> list[Edit]:
     return given
 
 
-def take_in(db: Database, edits: list[Edit]) -> Added:
-    """Add edits as one operation; conflicts are not looked for."""
+def take_in(db: Database, edits: list[Edit], further: Collection[int] = ()) -> tuple[Added, list[Edit]]:
+    """Add edits as one operation; conflicts are not looked for.
+
+    Args:
+        further: positions of those that are further values beside what is there.
+
+    Returns:
+        what was done, and the edits whose vectors are wanted.
+    """
     change = Change(db, "add")
-    outcome = [change.add(edit) for edit in edits]
-    return Added(
+    outcome = [change.add(edit, n in further) for n, edit in enumerate(edits)]
+    added = Added(
         ids=[id for id, _ in outcome],
         new=[id for id, new in outcome if new],
         superseded=change.superseded,
         duplicates=[place for place, (_, new) in enumerate(outcome) if not new],
         conflicts=[],
         operation=change.id,
+        renewed=change.renewed,
     )
+    return added, change.stated
 
 
 def tagged(tags: Iterable[str]) -> str:
@@ -235,19 +281,3 @@ def relist(db: Database) -> None:
     db.execute("DELETE FROM names")
     for found in records(db):
         enlist(db, found.id, found.edit)
-
-
-def undo(db: Database) -> Operation:
-    """Take back the last operation that still stands, and record that.
-
-    Raises:
-        MemoryError_: nothing is left to undo.
-    """
-    row = db.execute(
-        "SELECT id FROM operations WHERE kind NOT IN ('undo', 'reencode') AND id NOT IN "
-        "(SELECT undoes FROM operations WHERE undoes IS NOT NULL) ORDER BY id DESC LIMIT 1"
-    ).fetchone()
-    if row is None:
-        raise MemoryError_("there is nothing to undo: no change is left that still stands")
-    Change(db, "undo", undoes=row[0]).take_back(row[0])
-    return operation_with(db, row[0])

@@ -1,0 +1,188 @@
+"""`ReadableMemory`: what can be asked of a memory. `EditMemory` adds what changes it."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from memedit.errors import MemoryError_, unknown
+from memedit.memory import reading
+from memedit.memory.content import instant
+from memedit.memory.live import LiveIndex
+from memedit.memory.records import Encoder, Near, Operation, Record, Version
+from memedit.memory.store import Store
+from memedit.memory.vectors import Vectors
+
+_STATUSES = ("live", "superseded", "forgotten", "purged", "all")
+
+
+class ReadableMemory:
+    """The reading half of `memedit.memory.EditMemory`."""
+
+    def __init__(
+        self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
+    ) -> None:
+        self._store = store
+        self._vectors = Vectors(store, encoder)
+        self._live = LiveIndex(store.folder, device)
+        self._counted = (-1, 0)  # generation, live edits
+
+    def get(self, id: int) -> Record:
+        """The edit with this id, whatever its status.
+
+        Raises:
+            MemoryError_: there is none.
+        """
+        with self._store.reading() as db:
+            return reading.record(db, id)
+
+    def get_ref(self, ref: str) -> Record:
+        """The edit with this ref; of several the live one, else the newest.
+
+        Raises:
+            MemoryError_: there is none.
+        """
+        with self._store.reading() as db:
+            return reading.record_with_ref(db, ref)
+
+    def history(self, id: int) -> builtins.list[Version]:
+        """All that happened to one edit, oldest first.
+
+        Raises:
+            MemoryError_: there is no such edit.
+        """
+        with self._store.reading() as db:
+            reading.record(db, id)
+            return reading.versions(db, id)
+
+    def list(
+        self,
+        *,
+        tag: str | None = None,
+        source: str | None = None,
+        subject: str | None = None,
+        method: str | None = None,
+        status: str = "live",
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> builtins.list[Record]:
+        """Edits by id; every filter that is given must hold.
+
+        Raises:
+            MemoryError_: `status` is none of live, superseded, forgotten, purged and all; all are all but the purged.
+        """
+        if status not in _STATUSES:
+            raise MemoryError_(unknown("status", status, _STATUSES))
+        with self._store.reading() as db:
+            return builtins.list(
+                reading.records(
+                    db,
+                    tag=tag,
+                    source=source,
+                    subject=subject,
+                    method=method,
+                    status=status,
+                    limit=limit,
+                    offset=offset,
+                )
+            )
+
+    def as_of(
+        self,
+        time: str | datetime,
+        *,
+        tag: str | None = None,
+        source: str | None = None,
+        subject: str | None = None,
+        method: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> builtins.list[Record]:
+        """The edits that were live at a moment, as they were then: what the memory knew, less what was purged.
+
+        The filters are as for `list`. A date alone is its first moment, in UTC.
+
+        Raises:
+            EditError: the time can't be read as one.
+        """
+        with self._store.reading() as db:
+            found = reading.records_at(db, instant(time))
+        kept = [
+            r
+            for r in found
+            if (tag is None or tag in r.edit.tags)
+            and (source is None or source == r.edit.source)
+            and (subject is None or subject.casefold() == (r.edit.subject or "").casefold())
+            and (method is None or method == r.edit.method)
+        ]
+        return kept[offset:][:limit]
+
+    def operations(self, limit: int | None = None) -> builtins.list[Operation]:
+        """What was done to the memory, newest first."""
+        with self._store.reading() as db:
+            return reading.operations(db, limit)
+
+    def __iter__(self) -> Iterator[Record]:
+        """The live edits, by id."""
+        return iter(self.list())
+
+    def __len__(self) -> int:
+        with self._store.reading() as db:
+            generation, _ = reading.last_operation(db)
+            if self._counted[0] != generation:
+                self._counted = (generation, reading.count(db))
+            return self._counted[1]
+
+    @property
+    def path(self) -> Path:
+        """The memory's folder."""
+        return self._store.folder
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever the edits, or their vectors, change."""
+        with self._store.reading() as db:
+            return reading.last_operation(db)[0]
+
+    # -- searching
+
+    def search(self, text: str, k: int = 10) -> builtins.list[Near]:
+        """The k live edits nearest to a text, those that it names among them."""
+        return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
+
+    def near(
+        self, queries: Sequence[str], vectors: np.ndarray, k: int = 8, at: str | datetime | None = None
+    ) -> builtins.list[builtins.list[Near]]:
+        """For each query the k nearest live edits and up to k that it names.
+
+        Best cosine first. A query names an edit where the edit's subject, or an alias, stands in it
+        (`memedit.memory.rules.named_in`).
+
+        Args:
+            queries: texts. vectors: theirs, (n, dim), by the memory's encoder. at: the moment at which the
+                edits' facts hold; None for now.
+
+        Raises:
+            EncoderMismatch: the vectors are of another length than the memory's.
+        """
+        with self._store.reading() as db:
+            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
+
+    # -- settings
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes for this memory; loaded on first need.
+
+        Raises:
+            EncoderMismatch: the memory's vectors are another encoder's.
+        """
+        return self._vectors.encoder
+
+    def get_meta(self, key: str) -> str | None:
+        """A setting of the memory, or a fact about it; None where it was never set."""
+        return self._store.meta(key)
