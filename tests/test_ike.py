@@ -223,7 +223,7 @@ class _Fires:
     def method_of(self, edit):
         return "ike"
 
-    def route(self, queries):
+    def route(self, queries, at=None):
         candidate = Candidate(1, self.edit, "direct", 1.0, 1.0, True, "")
         return [Route(query, (candidate,), (candidate,), 0.5, "ike") for query in queries]
 
