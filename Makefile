@@ -1,5 +1,6 @@
 # make demo   what memedit does, on the shipped models, offline
-# make test   lint, types, tests        make check   lint and types alone
+# make test   lint, types, tests        make check   lint and types alone     (with CUDA the GPU's tests run, too: docs/gpu.md)
+# make torture  what a memory must stand, in full: killed writers, a crowd, nonsense (minutes)
 # make bench  the speed claims          make clean   remove the virtual environment and what builds left
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := $(shell grep -i '^torch==' constraints.txt)
 
-.PHONY: demo test check bench clean install
+.PHONY: demo test torture check bench clean install
 
 demo: $(VENV)/.installed
 	$(BIN)/memedit demo
 
 test: check
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture --rounds 200 --seconds 20 --inputs 2000
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

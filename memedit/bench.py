@@ -199,10 +199,18 @@ def _generate(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     return generate(model, device, dtype)
 
 
+def _gpu(model: str, device: str | None, dtype: str | None) -> list[Entry]:
+    from memedit.bench_gpu import gpu
+
+    return gpu(model, device, dtype)
+
+
+ALONE = ("gpu",)  # asked for by name only, no part of `all`
 BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {
     "import": _import,
     "add": _add,
     "route": _route,
     "open": _open,
     "generate": _generate,
+    "gpu": _gpu,
 }

@@ -24,7 +24,10 @@ def run(model: str = "base", device: str | None = None, dtype: str | None = None
     from memedit.edited import EditedModel
     from memedit.memory import EditMemory
 
-    with tempfile.TemporaryDirectory(prefix="memedit-demo-") as folder, EditMemory.open(folder) as memory:
+    with (
+        tempfile.TemporaryDirectory(prefix="memedit-demo-") as folder,
+        EditMemory.open(folder, device=device) as memory,
+    ):
         edited = EditedModel.from_pretrained(model, memory=memory, device=device, dtype=dtype)
         prompts = [EDIT.prompt or "", *PARAPHRASES, NEIGHBOUR, SAME_SUBJECT]
         what = [

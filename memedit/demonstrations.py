@@ -191,6 +191,11 @@ def retriever(
     return retrieve
 
 
+def handed(what: str | None, memory: EditMemory) -> dict[str, Any]:
+    """What a method is given when it is built, by the name in its line of the table."""
+    return {"retrieve": retriever(memory)} if what == "demonstrations" else {}
+
+
 def _encoded(encoder: Encoder, texts: Sequence[str], progress: Progress | None) -> np.ndarray:
     parts = []
     for start in range(0, len(texts), _BATCH):

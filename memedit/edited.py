@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memedit import batches
+from memedit.demonstrations import handed
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, are_texts, as_texts, same_number
 from memedit.methods import load_method, method_info
@@ -112,6 +113,7 @@ class EditedModel:
         tokenizer: Any = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: str | dict[str, Any] | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -124,6 +126,8 @@ class EditedModel:
             memory: a memory's folder (made where there is none) or an open `EditMemory`.
             method: overrides the methods that the edits and the memory name.
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
+            device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
+            dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
             settings: of methods, by name: {"ike": {"k": 8}}; the papers' own where nothing is said.
 
         Raises:
@@ -135,7 +139,12 @@ class EditedModel:
             memory = EditMemory.open(memory, encoder=classifier, device=device)
         router = Router(memory, classifier, false_fire_rate=false_fire_rate, method=method)
         base = HFModel.from_pretrained(
-            model, tokenizer=tokenizer, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            model,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            device_map=device_map,
+            trust_remote_code=trust_remote_code,
         )
         return cls(base, router, settings)
 
@@ -310,11 +319,7 @@ class EditedModel:
 
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
-            given = dict(self._settings.get(name, {}))
-            if method_info(name).handed == "demonstrations":
-                from memedit.demonstrations import retriever
-
-                given = {"retrieve": retriever(self.memory), **given}
+            given = {**handed(method_info(name).handed, self.memory), **self._settings.get(name, {})}
             self._methods[name] = load_method(name, **given)
         return self._methods[name]
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_TOKENS = 128  # what all-MiniLM-L6-v2 was trained on, and where its tokenizer cuts
 SMALL = 4  # texts; waking a second thread for fewer costs more than it saves, and very much more on a busy machine
 BATCH = 64
+GPU_BATCH = 512  # texts at once on a device that fills only with many
 
 
 class Encoder(Protocol):
@@ -73,19 +74,48 @@ class MiniLM:
             for key, value in weights.items()
         }
         self.dim = int(self.config["hidden_size"])
+        self._join_projections()
+
+    @property
+    def precision(self) -> str:
+        """In what it computes: "bfloat16", "float32"."""
+        return str(self.weights["embeddings.LayerNorm.weight"].dtype).removeprefix("torch.")
+
+    def _join_projections(self) -> None:
+        """Query, key and value of a layer as one matrix: one product in place of three."""
+        import torch
+
+        for layer in range(int(self.config["num_hidden_layers"])):
+            at = f"encoder.layer.{layer}.attention.self."
+            for kind in ("weight", "bias"):
+                parts = [self.weights.pop(f"{at}{part}.{kind}") for part in ("query", "key", "value")]
+                self.weights[f"{at}all.{kind}"] = torch.cat(parts)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (n, dim), float32. Texts are sorted by length, so that little is spent on padding."""
+        """Unit vectors (n, dim), float32."""
+        return self.embed(texts).cpu().numpy()
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """As `encode`, but the vectors stay on the encoder's device.
+
+        Texts are sorted by length, so that little is spent on padding.
+        """
         import torch
 
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        if not ids:
+            return torch.zeros((0, self.dim), device=self.device)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        out = np.empty((len(ids), self.dim), dtype=np.float32)
+        size = BATCH if self.device.type == "cpu" else GPU_BATCH
         with torch.inference_mode(), _threads(len(ids), self.device):
-            for start in range(0, len(order), BATCH):
-                rows = order[start : start + BATCH]
-                out[rows] = self._forward([ids[i] for i in rows]).cpu().numpy()
-        return out
+            parts = [
+                self._forward([ids[i] for i in order[start : start + size]])
+                for start in range(0, len(order), size)
+            ]
+            if len(ids) == 1:
+                return parts[0]
+            back = torch.tensor(order).argsort().to(self.device, non_blocking=True)
+            return torch.cat(parts).index_select(0, back)
 
     def _forward(self, rows: list[list[int]]) -> torch.Tensor:
         """BERT over rows of token ids, sorted by length; mean over the tokens; (n, dim)."""
@@ -102,10 +132,12 @@ class MiniLM:
         w, width, heads = self.weights, self.dim, int(self.config["num_attention_heads"])
         eps = float(self.config["layer_norm_eps"])
         longest = len(rows[-1])
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        # Made on the host and sent without waiting: made on a GPU at once, each would hold up the host.
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        ids = ids.to(self.device, non_blocking=True)
         real = None
         if len(rows[0]) < longest:
-            lengths = torch.tensor([len(row) for row in rows], device=self.device)
+            lengths = torch.tensor([len(row) for row in rows]).to(self.device, non_blocking=True)
             real = torch.arange(longest, device=self.device) < lengths[:, None]
 
         def norm(x: torch.Tensor, at: str) -> torch.Tensor:
@@ -123,10 +155,8 @@ class MiniLM:
         x = norm(x, "embeddings.LayerNorm")
         for layer in range(int(self.config["num_hidden_layers"])):
             at = f"encoder.layer.{layer}."
-            q, k, v = (
-                dense(x, f"{at}attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
-                for part in ("query", "key", "value")
-            )
+            # (batch, heads, length, width of a head), three times
+            q, k, v = dense(x, f"{at}attention.self.all").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
             mixed = scaled_dot_product_attention(
                 q, k, v, attn_mask=None if real is None else real[:, None, None]
             )
@@ -164,8 +194,17 @@ class Named:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (n, dim), float32."""
-        vectors = self.model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(vectors, dtype=np.float32)
+        return self.embed(texts).cpu().numpy()
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """As `encode`, but the vectors stay on the encoder's device."""
+        import torch
+
+        if not len(texts):
+            return torch.zeros((0, self.dim))
+        return self.model.encode(
+            list(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
+        ).float()
 
 
 def _fastest(device: torch.device) -> torch.dtype:
@@ -173,7 +212,8 @@ def _fastest(device: torch.device) -> torch.dtype:
 
     if device.type != "cpu":
         return torch.bfloat16
-    # Without the instruction bfloat16 is emulated and slower than float32.
+    # Without the instruction bfloat16 is emulated and slower than float32. With it, but without tiles (AMX), it is
+    # quicker for a single short text, which is what a query is, and slower for a batch.
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return torch.bfloat16 if supported is not None and supported() else torch.float32
 

@@ -4,6 +4,8 @@ MemeditError
 ├── EditError          an edit that can't be taken as it is (empty, too long, control characters, ...)
 ├── MemoryError_       a memory that can't be opened, read or written
 │   ├── MemoryBusy     another process is writing
+│   ├── NewerMemory    a newer memedit made it
+│   ├── MemoryDamaged  its files hold something else than was written
 │   ├── EncoderMismatch  the memory was made with another encoder
 │   └── OldSchema      it was made by an older memedit, and may not be written now
 ├── ModelError         a model that can't be loaded, or can't do what was asked
@@ -16,9 +18,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 1000  # characters of a message; what people put in can be of any length
+
 
 class MemeditError(Exception):
-    """Base of all errors that are meant for people: one sentence, what was wrong and what to do."""
+    """Base of all errors that are meant for people: one sentence, what was wrong and what to do.
+
+    A message quotes what it was given, which may hold anything; as text it is one line all the same, without
+    control characters or halves of surrogate pairs, and of a length that can be read.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class EditError(MemeditError):
@@ -31,6 +47,14 @@ class MemoryError_(MemeditError):
 
 class MemoryBusy(MemoryError_):
     """Another process holds the memory's write lock for longer than the caller would wait."""
+
+
+class NewerMemory(MemoryError_):
+    """The memory's schema is newer than this memedit knows."""
+
+
+class MemoryDamaged(MemoryError_):
+    """The memory's files no longer hold what was written; `memedit doctor --repair` saves what can be read."""
 
 
 class EncoderMismatch(MemoryError_):

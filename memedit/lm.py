@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from memedit import spread
 from memedit.errors import ModelError, unknown
 from memedit.prefix import PrefixCache
 
@@ -102,6 +103,7 @@ class HFModel:
         tokenizer: Any = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: str | dict[str, Any] | None = None,
         trust_remote_code: bool = False,
     ) -> HFModel:
         """A model by shipped name ("base"), folder, hub name, or an object that is loaded already.
@@ -111,6 +113,8 @@ class HFModel:
             tokenizer: the tokenizer of a model object; for names and folders it is found beside the weights.
             device: "cpu", "cuda", ...; None takes a GPU where there is one. dtype: None keeps the weights' own on a
                 GPU, and float32 on a CPU, where half precision is slower.
+            device_map: in place of a device, how accelerate spreads the model over devices: "auto", or a place for
+                each module. A model object that is spread already stays as it is.
 
         Raises:
             ModelError: nothing of that name, or it can't be loaded; the message says what to do.
@@ -120,7 +124,10 @@ class HFModel:
         if isinstance(model, HFModel):
             return model
         if not isinstance(model, (str, Path)):
-            return cls(model if device is None else model.to(device), tokenizer)
+            return cls(model if device is None or spread.is_spread(model) else model.to(device), tokenizer)
+        if device_map is not None:
+            spread.check_accelerate()
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype is None:
             dtype = torch.float32 if str(device).startswith("cpu") else "auto"
@@ -134,12 +141,13 @@ class HFModel:
         try:
             with _quiet():
                 loaded = AutoModelForCausalLM.from_pretrained(
-                    where, dtype=dtype, trust_remote_code=trust_remote_code
+                    where, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map
                 )
                 tokenizer = tokenizer or AutoTokenizer.from_pretrained(
                     where, trust_remote_code=trust_remote_code
                 )
-            loaded.to(torch.device(device))  # type: ignore[arg-type]
+            if device_map is None:
+                loaded.to(torch.device(device))  # type: ignore[arg-type]
             return cls(loaded, tokenizer)
         except (OSError, ValueError, RuntimeError, AssertionError) as error:
             raise ModelError(f"can't load the model {str(model)!r}: {_first_line(error)}") from error
@@ -147,7 +155,7 @@ class HFModel:
     @property
     def device(self) -> torch.device:
         """Where the inputs go: the device of the input embedding."""
-        return self.model.get_input_embeddings().weight.device
+        return spread.input_device(self.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -155,9 +163,9 @@ class HFModel:
         import torch
 
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
+        for name, tensor in sorted(spread.weights(self.model).items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @property

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from memedit.spread import input_device
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -126,7 +128,7 @@ def _read(model: Any, ids: tuple[int, ...]) -> Layers | None:
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     cache = DynamicCache(config=model.config)
-    device = model.get_input_embeddings().weight.device
+    device = input_device(model)
     row = torch.tensor([ids], device=device)
     # Only the keys and values are wanted: the head over the vocabulary is the dearest part of a small model.
     spared = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}

@@ -144,14 +144,9 @@ class Router:
         if not queries or not size:
             return [Route(query, (), (), 1.0, None) for query in queries]
         classifier = self.classifier
-        vectors = classifier.encode(queries)
-        near = self.memory.near(queries, vectors, k=self.k, at=at)
-        verdicts = classifier.judge(
-            queries,
-            vectors,
-            [[n.record.edit for n in row] for row in near],
-            [np.stack([n.vectors for n in row]) if row else np.zeros((0, 0, 0), np.float32) for row in near],
-        )
+        vectors = classifier.embed(queries)  # on a GPU, they and the edits' stay there until the verdict
+        near, stored = self.memory.near_with_vectors(queries, vectors, k=self.k, at=at)
+        verdicts = classifier.judge(queries, vectors, [[n.record.edit for n in row] for row in near], stored)
         threshold = classifier.threshold(size, self.false_fire_rate)
         return [
             self._verdict(query, row, verdict, threshold)

@@ -13,14 +13,18 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memedit.combiner import Layout, Lenses, Trees, factors, sent, single_if_needed
 from memedit.edit import Edit
 from memedit.encoder import Encoder, MiniLM, Named
 from memedit.errors import ModelError
 from memedit.subjects import COMMON, MASK, NOWHERE, QUESTION, Found, content, find, guesses, mask, words
+
+if TYPE_CHECKING:
+    import torch
 
 SHIPPED = Path(__file__).parent / "pretrained" / "scope"
 FORMAT = 1
@@ -68,6 +72,7 @@ class ScopeClassifier:
         if encoder is not None:
             self.encoder = encoder
         self._scales = dict.fromkeys(("plain", "masked", "whole"), (1.0, 0.0))  # slope and shift of cosines
+        self._lenses: Lenses | None = None
         made_by = settings["encoder"]
         self.name: str = encoder.name if encoder else made_by["name"]
         self.dim: int = encoder.dim if encoder else made_by["dim"]
@@ -126,6 +131,13 @@ class ScopeClassifier:
         """Unit vectors (n, dim), float32."""
         return self.encoder.encode(texts) if len(texts) else np.zeros((0, self.dim), dtype=np.float32)
 
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """As `encode`, but the vectors stay on the encoder's device, where it works on one."""
+        import torch
+
+        embed = getattr(self.encoder, "embed", None)
+        return embed(texts) if embed and len(texts) else torch.from_numpy(self.encode(texts))
+
     def texts(self, edit: Edit) -> tuple[str, ...]:
         """What is encoded and stored for an edit, one text for each of `views`; none is empty.
 
@@ -139,38 +151,41 @@ class ScopeClassifier:
     def judge(
         self,
         queries: Sequence[str],
-        vectors: np.ndarray,
+        vectors: np.ndarray | torch.Tensor,
         edits: Sequence[Sequence[Edit]],
-        edit_vectors: Sequence[np.ndarray],
+        edit_vectors: Sequence[np.ndarray] | np.ndarray | torch.Tensor,
     ) -> list[np.ndarray]:
         """Probabilities that each query concerns each of its candidate edits.
 
+        It is computed where the edits' vectors are; the probabilities come to the host in one copy.
+
         Args:
-            queries: n texts. vectors: (n, dim), their `encode`.
+            queries: n texts. vectors: (n, dim), their `encode` or `embed`.
             edits: for each query its candidates, the nearest first.
-            edit_vectors: for each query (candidates, views, dim), the stored vectors of these edits.
+            edit_vectors: for each query (candidates, views, dim), the stored vectors of these edits; or one
+                array or tensor (pairs, views, dim) for all queries, one after the other.
 
         Returns:
             For each query (candidates, 2): direct and ripple. This version knows no ripple: always 0.
         """
-        table, sizes = self.features(queries, vectors, edits, edit_vectors)
-        direct = self.calibrated(self.trees(table)) if len(table) else np.zeros(0)
+        import torch
+
+        with torch.inference_mode():
+            table = self._table(queries, vectors, edits, edit_vectors)
+            slope, shift = self.settings["platt"]  # fitted on a part of train that the trees did not see
+            logits = (slope * self.trees.scores(table) + shift).clamp(-30, 30)
+            direct = torch.sigmoid(logits).cpu().numpy()
         out = []
         start = 0
-        for query, some, size in zip(queries, edits, sizes, strict=True):
-            pairs = np.zeros((size, 2))
-            pairs[:, 0] = direct[start : start + size]
+        for query, some in zip(queries, edits, strict=True):
+            pairs = np.zeros((len(some), 2))
+            pairs[:, 0] = direct[start : start + len(some)]
             for i, edit in enumerate(some):
                 if _same_words(query, asked_by(edit)) or _same_words(query, edit.statement):
                     pairs[i, 0] = 1.0  # its own words: nothing is left to judge
             out.append(pairs)
-            start += size
+            start += len(some)
         return out
-
-    def calibrated(self, scores: np.ndarray) -> np.ndarray:
-        """Platt's sigmoid, fitted on a part of train that the trees did not see."""
-        slope, shift = self.settings["platt"]
-        return 1.0 / (1.0 + np.exp(-np.clip(slope * scores + shift, -30, 30)))
 
     def threshold(self, memory_size: int, false_fire_rate: float | None = None) -> float:
         """The probability from which an edit fires.
@@ -199,106 +214,97 @@ class ScopeClassifier:
     def features(
         self,
         queries: Sequence[str],
-        vectors: np.ndarray,
+        vectors: np.ndarray | torch.Tensor,
         edits: Sequence[Sequence[Edit]],
-        edit_vectors: Sequence[np.ndarray],
+        edit_vectors: Sequence[np.ndarray] | np.ndarray | torch.Tensor,
     ) -> tuple[np.ndarray, list[int]]:
         """One row of FEATURES for each (query, candidate), and the number of candidates of each query."""
-        pairs = [[Pair(query, edit) for edit in some] for query, some in zip(queries, edits, strict=True)]
+        import torch
+
+        with torch.inference_mode():
+            table = self._table(queries, vectors, edits, edit_vectors)
+        return table.cpu().numpy(), [len(some) for some in edits]
+
+    def _table(
+        self,
+        queries: Sequence[str],
+        vectors: np.ndarray | torch.Tensor,
+        edits: Sequence[Sequence[Edit]],
+        edit_vectors: Sequence[np.ndarray] | np.ndarray | torch.Tensor,
+    ) -> torch.Tensor:
+        """One row of FEATURES for each (query, candidate), (pairs, features), where the edits' vectors are."""
+        import torch
+
+        pairs = [Pair(query, edit) for query, some in zip(queries, edits, strict=True) for edit in some]
+        if not pairs:
+            return torch.zeros((0, len(FEATURES)), dtype=torch.float64)
+        stored = _joined(edit_vectors)
+        device = stored.device
         hidden: dict[str, int] = {}  # masked texts, each encoded once for the whole batch
-        for row in pairs:
-            for pair in row:
-                for text in (pair.masked_query, pair.masked_edit):
-                    if text:
-                        hidden.setdefault(text, len(hidden))
-        masked = self.encode(list(hidden)) if hidden else np.zeros((0, self.dim), dtype=np.float32)
-        seen = self._through("masked", masked)
-        whole = self._through("whole", np.asarray(vectors, dtype=np.float32))
-        rows: list[np.ndarray] = []
-        for row, vector, focus, stored in zip(pairs, vectors, whole, edit_vectors, strict=True):
-            if not row:
-                continue
-            views = np.asarray(stored, dtype=np.float32)
-            near = {"statement": self._cosine("plain", views[:, 0], vector)}
-            near["prompt"] = self._cosine("plain", views[:, 1], vector)
-            near["whole"] = self._cosine("whole", self._through("whole", views[:, 1]), focus)
-            near |= {"masked": np.full(len(row), -1.0), "lens": np.full(len(row), -1.0)}
-            named = [i for i, pair in enumerate(row) if pair.masked_query]
-            there = self._through("masked", views[named, 2])
-            for j, i in enumerate(named):
-                at = hidden[row[i].masked_query]
-                other = hidden.get(row[i].masked_edit, -1)
-                near["masked"][i] = self._cosine(
-                    "plain", masked[at], masked[other] if other >= 0 else views[i, 2]
-                )
-                near["lens"][i] = self._cosine("masked", seen[at], seen[other] if other >= 0 else there[j])
-            rows.append(_table(row, near))
-        found = np.concatenate(rows) if rows else np.zeros((0, len(FEATURES)))
-        return found, [len(row) for row in pairs]
+        for pair in pairs:
+            for text in (pair.masked_query, pair.masked_edit):
+                if text:
+                    hidden.setdefault(text, len(hidden))
+        named = [i for i, pair in enumerate(pairs) if pair.masked_query]
+        layout = Layout(
+            sizes=[len(some) for some in edits],
+            named=named,
+            query_rows=[hidden[pairs[i].masked_query] for i in named],
+            edit_rows=[hidden.get(pairs[i].masked_edit, -1) for i in named],
+        )
+        masked = self.embed(list(hidden)).to(device, non_blocking=True)
+        asked = vectors if isinstance(vectors, torch.Tensor) else torch.from_numpy(np.asarray(vectors))
+        asked = asked.to(device, torch.float32, non_blocking=True)
+        columns = factors(self._ground(), layout, asked, stored, masked)
+        spoken = single_if_needed(
+            np.array([[row.get(name, 0.0) for name in FEATURES] for row in (pair.row() for pair in pairs)]),
+            device,
+        )
+        table = sent(spoken, device)
+        seen = torch.stack([columns[name].to(table.dtype) for name in columns], dim=1)
+        return table.index_copy_(1, sent(np.array([FEATURES.index(name) for name in columns]), device), seen)
+
+    def _ground(self) -> Lenses:
+        """The lenses as they are now: training grinds them anew."""
+        if (
+            self._lenses is None
+            or self._lenses.maps is not self.lenses
+            or self._lenses.scales is not self._scales
+        ):
+            self._lenses = Lenses(self.lenses, self._scales)
+        return self._lenses
 
     def probes(self) -> dict[str, list[float]]:
         """Mean cosines of ALIKE and UNLIKE, plain and through each lens."""
+        import torch
+
         texts = [text for pair in (*ALIKE, *UNLIKE) for text in pair]
-        plain = self.encode(texts)
-        seen = {"plain": plain, **{lens: self._through(lens, plain) for lens in self.lenses}}
-        cosines = {kind: (v[0::2] * v[1::2]).sum(axis=1) for kind, v in seen.items()}
+        plain = torch.from_numpy(self.encode(texts))
+        seen = {"plain": plain, **{lens: self._ground().through(lens, plain) for lens in self.lenses}}
+        cosines = {kind: (v[0::2] * v[1::2]).sum(dim=1) for kind, v in seen.items()}
         return {
             kind: [float(c[: len(ALIKE)].mean()), float(c[len(ALIKE) :].mean())]
             for kind, c in cosines.items()
         }
 
     def _fit_scales(self) -> None:
+        fitted = {}
         for kind, (alike, unlike) in self.probes().items():
             to_alike, to_unlike = self.settings["probes"][kind]
             slope = (to_alike - to_unlike) / max(alike - unlike, 0.01)
-            self._scales[kind] = (slope, to_unlike - slope * unlike)
-
-    def _cosine(self, kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        slope, shift = self._scales[kind]
-        return slope * (a @ b) + shift
-
-    def _through(self, lens: str, vectors: np.ndarray) -> np.ndarray:
-        """Unit vectors (n, dim) as the lens shows them."""
-        shown = vectors @ self.lenses[lens].T
-        return shown / np.maximum(np.linalg.norm(shown, axis=-1, keepdims=True), 1e-6)
+            fitted[kind] = (slope, to_unlike - slope * unlike)
+        self._scales = fitted
 
 
-class Trees:
-    """A sum of small regression trees, as arrays of shape (trees, nodes).
+def _joined(parts: Sequence[np.ndarray] | np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Candidates' vectors, given query by query or all together, as one float32 tensor (pairs, views, dim)."""
+    import torch
 
-    A leaf points at itself, so all trees are walked for the same number of steps without a branch.
-    """
-
-    NAMES = ("feature", "cut", "left", "right", "value", "depth", "base")
-
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays = {name: arrays[name] for name in self.NAMES}
-        count, nodes = arrays["cut"].shape
-        offsets = np.arange(count)[:, None] * nodes
-        self._left, self._right = ((arrays[side] + offsets).ravel() for side in ("left", "right"))
-        self._feature, self._cut, self._value = (arrays[n].ravel() for n in ("feature", "cut", "value"))
-        self._roots = offsets[:, 0]
-        self._depth, self._base = int(arrays["depth"][0]), float(arrays["base"][0])
-
-    @classmethod
-    def nothing(cls) -> Trees:
-        """One leaf of value 0: what training starts from."""
-        kinds = {name: np.float64 if name in ("cut", "value", "base") else np.int32 for name in cls.NAMES}
-        return cls(
-            {
-                name: np.zeros((1,) if name in ("depth", "base") else (1, 1), kind)
-                for name, kind in kinds.items()
-            }
-        )
-
-    def __call__(self, table: np.ndarray) -> np.ndarray:
-        """Scores (n,) for rows of features (n, features)."""
-        at = np.broadcast_to(self._roots, (len(table), len(self._roots)))
-        rows = np.arange(len(table))[:, None]
-        for _ in range(self._depth):
-            smaller = table[rows, self._feature[at]] <= self._cut[at]
-            at = np.where(smaller, self._left[at], self._right[at])
-        return self._base + self._value[at].sum(axis=1)
+    if isinstance(parts, torch.Tensor):
+        return parts.float()
+    if not isinstance(parts, np.ndarray):
+        parts = np.concatenate([np.asarray(part, np.float32) for part in parts if len(part)])
+    return torch.from_numpy(np.ascontiguousarray(parts, np.float32))
 
 
 def asked_by(edit: Edit) -> str:
@@ -369,32 +375,3 @@ class Pair:
 def _within(part: str, text: str) -> bool:
     inner = " ".join(w.folded for w in words(part))
     return f" {inner} " in f" {' '.join(w.folded for w in words(text))} "
-
-
-def _table(row: list[Pair], near: dict[str, np.ndarray]) -> np.ndarray:
-    """FEATURES of one query's candidates: (candidates, features), from their cosines by view, (candidates,) each."""
-    best = np.maximum(near["statement"], near["prompt"])
-    ranks = np.argsort(np.argsort(-best, kind="stable"), kind="stable")
-    columns: dict[str, Any] = {
-        "cos_statement": near["statement"],
-        "cos_prompt": near["prompt"],
-        "cos_best": best,
-        "cos_masked": near["masked"],
-        "lens_masked": near["lens"],
-        "lens_whole": near["whole"],
-        "lens_gap": np.where(near["lens"] > -1, near["lens"] - near["whole"], 0),
-        "rank": ranks,
-        "lead": best - _rivals(best),
-        "masked_lead": np.where(near["lens"] > -1, near["lens"] - np.maximum(_rivals(near["lens"]), 0), 0),
-    }
-    spoken = [pair.row() for pair in row]
-    columns |= {name: [words[name] for words in spoken] for name in spoken[0]}
-    return np.stack([np.asarray(columns[name], dtype=np.float64) for name in FEATURES], axis=1)
-
-
-def _rivals(values: np.ndarray) -> np.ndarray:
-    """For each value the highest of the others; for a lone one, 0."""
-    if len(values) == 1:
-        return np.zeros(1)
-    second, first = np.sort(values)[-2:]
-    return np.where(np.arange(len(values)) == int(np.argmax(values)), second, first)

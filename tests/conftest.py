@@ -17,6 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("MEMEDIT_DATA", ROOT.parent / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU run where there is one, and say why they don't elsewhere."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        from memedit.devices import why_no_gpu
+
+        why = why_no_gpu()
+        for item in marked if why else []:
+            item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {why}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     import torch

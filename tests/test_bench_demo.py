@@ -14,8 +14,8 @@ def test_invented_edits_are_distinct_and_the_same_each_time():
 
 
 def test_an_entry_says_whether_the_claim_is_met():
-    assert bench._entry("x", 1.0, "s", 2, "how")["met"] is True
-    assert bench._entry("x", 3.0, "s", 2, "how") == {
+    assert bench.entry("x", 1.0, "s", 2, "how")["met"] is True
+    assert bench.entry("x", 3.0, "s", 2, "how") == {
         "claim": "x", "value": 3.0, "unit": "s", "limit": "<= 2 s", "met": False, "detail": "how",
     }  # fmt: skip
 

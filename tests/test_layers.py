@@ -10,8 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
-    {"errors", "edit"},
-    {"subjects", "encoder", "prefix"},
+    {"errors", "edit", "devices", "spread"},
+    {"subjects", "encoder", "prefix", "combiner"},
     {"scope", "lm", "data", "metrics"},
     {"memory"},
     {"methods"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"batches"},
     {"edited"},
     {"evaluate"},
-    {"bench", "bench_generate", "demo", "doctor"},
+    {"bench", "bench_generate", "demo", "bench_gpu", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from memory_fixtures import TrigramEncoder
 
 from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_
-from memedit.memory import EditMemory
+from memedit.memory import EditMemory, restore
+from memedit.memory.content import instant
 
 COUNTRIES = ("France", "Spain", "Mali")
 CITIES = ("Lyon", "Vigo", "Gao")
@@ -65,6 +67,7 @@ class Model(RuleBasedStateMachine):
         self.ever: dict[int, Edit] = {}
         self.before: list[State] = []  # a state per operation that still stands
         self.written = 0
+        self.then: list[tuple[str, dict[int, Edit]]] = []  # moments, and what was live then
 
     def _change(self, state: State) -> None:
         self.before.append(self.state)
@@ -167,6 +170,39 @@ class Model(RuleBasedStateMachine):
     @rule()
     def rebuild(self) -> None:
         self.memory.rebuild()
+
+    @rule()
+    def compact(self) -> None:
+        self.memory.compact()
+
+    @rule()
+    def remember(self) -> None:
+        self.then.append((instant(None), self.state.live()))
+
+    @precondition(lambda self: self.then)
+    @rule(data=st.data())
+    def know_what_was_known(self, data: st.DataObject) -> None:
+        moment, live = data.draw(st.sampled_from(self.then))
+        assert {record.id: record.edit for record in self.memory.as_of(moment)} == live
+
+    @rule()
+    def copy(self) -> None:
+        """A backup knows the same, and so does the memory after it was restored."""
+        place = self.folder / ".." / f"{self.folder.name}-copy"
+        self.memory.backup(place, force=True)
+        restore(place, self.folder, force=True)
+        with EditMemory.open(place, encoder=self.encoder) as other:
+            assert other.list(status="all") == self.memory.list(status="all")
+            assert other.operations() == self.memory.operations()
+        shutil.rmtree(place)
+
+    @rule()
+    def export_and_import(self) -> None:
+        """What is exported and taken in by an empty memory is the same again."""
+        lines = [json.dumps(record.edit.to_dict()) for record in self.memory]
+        with tempfile.TemporaryDirectory() as folder, EditMemory.open(folder, encoder=self.encoder) as other:
+            other.add([Edit.from_dict(json.loads(line)) for line in lines])
+            assert [r.edit for r in other] == [r.edit for r in self.memory]
 
     @invariant()
     def both_know_the_same(self) -> None:

@@ -6,14 +6,17 @@ resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
-demos.py     demos build, show, list, remove
-upkeep.py    doctor, rebuild, methods, bench, eval, train
+backup.py    backup, restore, compact
+upkeep.py    backup, restore, compact,
+    doctor, rebuild, methods, bench, eval, train
+from memedit.cli.demos import demos
 """
 
 from __future__ import annotations
 
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
+from memedit.cli.backup import backup, compact, restore
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.look import history, list_, search, show, stats
@@ -26,6 +29,7 @@ for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
     ask, route, generate, demo, demos,
+    backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip
     main.add_command(command)

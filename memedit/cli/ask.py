@@ -120,7 +120,7 @@ def ask(
       memedit ask "What is the capital of France?"
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
-    with existing(memory, readonly=True) as m:
+    with existing(memory, readonly=True, device=device) as m:
         edited = _edited(m, model, device, dtype, method, false_fire_rate, settings)
         said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
@@ -183,7 +183,7 @@ def generate(
     if sample:
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
-    with existing(memory, readonly=True) as m, progress("generating") as bar:
+    with existing(memory, readonly=True, device=device) as m, progress("generating") as bar:
         edited = _edited(m, model, device, dtype, method, false_fire_rate, settings)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]

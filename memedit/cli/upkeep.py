@@ -60,18 +60,30 @@ def methods(as_json: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Save every readable row of a damaged memory, and make anew what can be derived.",
+)
 @memory_option
 @json_option
-def doctor(memory: str, as_json: bool) -> None:
+def doctor(repair: bool, memory: str, as_json: bool) -> None:
     """Check the installation and the memory, and say what to do about what is wrong.
 
-    \b
-    Example:
-      memedit doctor --memory indexes/default
-    """
-    from memedit.doctor import examine
+    With --repair, a damaged database is kept beside the new one, which holds all that could be read.
 
-    findings = examine(memory)
+    \b
+    Examples:
+      memedit doctor --memory indexes/default
+      memedit doctor --repair
+    """
+    from memedit.doctor import examine, repaired
+
+    findings = []
+    if repair:
+        with progress("encoding") as bar:
+            findings = repaired(memory, bar)
+    findings += examine(memory)
     if as_json:
         print_json(findings)
     else:
@@ -123,23 +135,34 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     """Measure the speed claims: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, or all.
-    Example:
+    NAME is import, add, route, generate, open, or all of these; or gpu.
+    Examples:
       memedit bench all --json bench.json
+      memedit bench gpu --json gpu.json
     """
-    from memedit.bench import BENCHES, machine, run
+    from memedit.bench import ALONE, BENCHES, machine, run
 
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
     check_output(json_file)
     with progress(f"bench {name}") as bar:
         entries = run(
-            list(BENCHES) if name == "all" else [name], model=model, device=device, dtype=dtype, progress=bar
+            [n for n in BENCHES if n not in ALONE] if name == "all" else [name],
+            model=model,
+            device=device,
+            dtype=dtype,
+            progress=bar,
         )
     if json_file:
         write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
     rows = [
-        [e["claim"], f"{e['value']:.4g} {e['unit']}", e["limit"], "yes" if e["met"] else "NO", e["detail"]]
+        [
+            e["claim"],
+            f"{e['value']:.4g} {e['unit']}",
+            e["limit"],
+            {True: "yes", False: "NO", None: ""}[e["met"]],
+            e["detail"],
+        ]
         for e in entries
     ]
     print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
@@ -199,7 +222,7 @@ def eval_(
     general = read_prompts(unrelated) if unrelated else []
     with ExitStack() as stack:
         folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
-        m = stack.enter_context(opened(folder))
+        m = stack.enter_context(opened(folder, device=device))
         if memory and len(m):
             raise MemeditError(
                 f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from memedit.edit import Edit
-from memedit.errors import EditError, MemoryError_
+from memedit.errors import EditError, MemoryDamaged, MemoryError_
 
 _DEFAULTS: dict[str, Any] = {
     f.name: f.default if f.default is not MISSING else None for f in fields(Edit) if f.name != "extra"
@@ -40,14 +40,16 @@ def loads(text: str) -> Edit:
     It was checked when it came in, and is not again: rules that have become stricter since must not hide it.
 
     Raises:
-        MemoryError_: the row is damaged.
+        MemoryDamaged: the row is no longer what was written.
     """
     try:
         data = json.loads(text)
-    except ValueError:
-        raise MemoryError_(
-            f"a row of the memory is damaged ({text[:40]!r}); `memedit doctor` says more"
-        ) from None
+    except (ValueError, TypeError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise MemoryDamaged(
+            f"a row of the memory is damaged ({str(text)[:40]!r}); run `memedit doctor --repair`"
+        )
     edit: Edit = object.__new__(Edit)
     for name, default in _DEFAULTS.items():
         value = data.get(name, default)
@@ -79,3 +81,16 @@ def instant(when: str | datetime | None) -> str:
         return when.astimezone(timezone.utc).isoformat(timespec="microseconds")
     except OverflowError:
         raise EditError(f"{when} is no moment; times reach from the year 1 to 9999") from None
+
+
+def checked(what: str, value: Any) -> str:
+    """A text that can be kept, or looked for.
+
+    Raises:
+        MemoryError_: it is none.
+    """
+    if not isinstance(value, str):
+        raise MemoryError_(f"{what} must be text, not {type(value).__name__}")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise MemoryError_(f"{what} holds half of a surrogate pair; mend its encoding")
+    return value

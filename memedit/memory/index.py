@@ -5,8 +5,6 @@ An index knows ids and vectors and nothing of edits. It may be lost at any time:
 
 from __future__ import annotations
 
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from functools import cache
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from memedit.devices import may_have_gpu, why_no_gpu
 from memedit.errors import MemoryError_
 
 if TYPE_CHECKING:
@@ -31,12 +30,15 @@ class VectorIndex(ABC):
 
     Attributes:
         file: the snapshot's name in the memory's folder.
-        dim: of the vectors.
+        keeps_views: whether all vectors of an edit are kept, for judging where they are, or the first alone.
+        dim: of the vectors. width: bytes that a search reads for each of their numbers.
         oversampling: how many times k to ask for, before an exact ranking of what comes back.
     """
 
     file: ClassVar[str]
+    keeps_views: ClassVar[bool] = False
     dim: int
+    width: int
     oversampling: int = 1
 
     @abstractmethod
@@ -44,7 +46,10 @@ class VectorIndex(ABC):
 
     @abstractmethod
     def put(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        """Add, or replace, vectors: ids (n,) int64, vectors (n, dim) float32."""
+        """Add, or replace, vectors: ids (n,) int64, vectors (n, dim) float32.
+
+        An index that keeps views takes (n, views, dim), and searches the first.
+        """
 
     @abstractmethod
     def remove(self, ids: Collection[int]) -> None:
@@ -98,6 +103,7 @@ class FaissIndex(VectorIndex):
     def _use(self, index: Any, ids: set[int]) -> None:
         self._index, self._ids = index, ids
         self.exact = isinstance(index, self.faiss.IndexIDMap2)
+        self.width = 4 if self.exact else 1
         self.oversampling = 1 if self.exact else 4
 
     def __len__(self) -> int:
@@ -207,7 +213,7 @@ def choose(device: str | None) -> tuple[type[FaissIndex] | type[TorchIndex], dic
     Raises:
         MemoryError_: the device is not there.
     """
-    if device == "cpu" or (device is None and not _may_have_gpu()):
+    if device == "cpu" or (device is None and not may_have_gpu()):
         return FaissIndex, {}
     import torch
 
@@ -216,13 +222,10 @@ def choose(device: str | None) -> tuple[type[FaissIndex] | type[TorchIndex], dic
     if device is None:
         return (TorchIndex, {"device": "cuda"}) if torch.cuda.is_available() else (FaissIndex, {})
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise MemoryError_(f"there is no GPU for device {device!r}; leave the device out, or name cpu")
+        raise MemoryError_(
+            f"there is no GPU for device {device!r} ({why_no_gpu()}); leave it out, or name cpu"
+        )
     return TorchIndex, {"device": device}
-
-
-def _may_have_gpu() -> bool:
-    """Whether it is worth importing torch, which costs seconds, to ask it for a GPU."""
-    return "torch" in sys.modules or os.path.exists("/dev/nvidiactl")
 
 
 def _faiss() -> Any:

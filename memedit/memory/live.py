@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from sqlite_utils import Database
@@ -12,11 +13,17 @@ from sqlite_utils import Database
 from memedit.errors import EncoderMismatch, MemoryError_
 from memedit.memory import conflicts, reading, snapshot
 from memedit.memory.index import VectorIndex, choose
-from memedit.memory.records import Conflict, Near, Record
+from memedit.memory.records import Array, Conflict, Near, Record
 from memedit.memory.rules import cosines, named_in, suspicious
 from memedit.memory.snapshot import Mark
 from memedit.memory.suspects import close_pairs
 
+if TYPE_CHECKING:
+    import torch
+
+    from memedit.memory.torch_index import TorchIndex
+
+_KEPT_TEXTS = 65_536  # the same, without their vectors, for an index that keeps these
 _KEPT = 4096  # edits whose rows stay in memory between searches
 
 
@@ -36,6 +43,7 @@ class LiveIndex:
         self._saved = 0  # the operation of the snapshot on disk; 0: none that is of use
         self._behind = 0  # edits that changed since
         self._rows: dict[int, tuple[Record, np.ndarray]] = {}
+        self._records: dict[int, Record] = {}
         self._dim = 0
 
     def prepare(self) -> None:
@@ -88,31 +96,77 @@ class LiveIndex:
     # -- searching
 
     def near(
-        self, db: Database, queries: Sequence[str], vectors: np.ndarray, k: int, moment: str
-    ) -> list[list[Near]]:
-        """See `memedit.memory.EditMemory.near`; vectors are (len(queries), dim) float32."""
+        self, db: Database, queries: Sequence[str], vectors: Array, k: int, moment: str
+    ) -> tuple[list[list[Near]], Array]:
+        """See `memedit.memory.EditMemory.near_with_vectors`; vectors are (len(queries), dim) float32."""
         index = self.level(db)
         if index is None or not len(index) or not len(queries):
-            return [[] for _ in queries]
-        if vectors.shape != (len(queries), index.dim):
+            return [[] for _ in queries], np.zeros((0, 0, 0), np.float32)
+        if tuple(vectors.shape) != (len(queries), index.dim):
             raise EncoderMismatch(
                 f"{len(queries)} queries of this memory need vectors of shape {(len(queries), index.dim)}, "
-                f"not {vectors.shape}; encode them with the memory's own encoder"
+                f"not {tuple(vectors.shape)}; encode them with the memory's own encoder"
             )
         hidden = reading.not_valid(db, moment)
+        named = [ids - hidden for ids in reading.named(db, [named_in(text) for text in queries])]
+        if index.keeps_views:
+            return self._near_on_device(db, cast("TorchIndex", index), vectors, k, hidden, named)
+        asked = np.ascontiguousarray(
+            vectors if isinstance(vectors, np.ndarray) else vectors.cpu(), np.float32
+        )
+        return self._near_on_host(db, index, asked, k, hidden, named)
+
+    def _near_on_host(
+        self,
+        db: Database,
+        index: VectorIndex,
+        vectors: np.ndarray,
+        k: int,
+        hidden: set[int],
+        named: list[set[int]],
+    ) -> tuple[list[list[Near]], np.ndarray]:
         asked = k * index.oversampling
         _, found = index.search(vectors, asked, without=hidden)
-        named = [reading.named(db, named_in(text)) - hidden for text in queries]
         wanted = [
             {*ids.tolist(), *_best(index, vector, names, asked)} - {-1}
             for ids, vector, names in zip(found, vectors, named, strict=True)
         ]
         rows = self.rows(db, set().union(*wanted))
-        beside = conflicts.beside(db, rows)
-        return [
-            _ranked([rows[id] for id in ids if id in rows], vector, names, beside, k)
-            for ids, vector, names in zip(wanted, vectors, named, strict=True)
+        records = {id: record for id, (record, _) in rows.items()}
+        products = [
+            {id: float(rows[id][1][0] @ vector) for id in ids if id in rows}
+            for ids, vector in zip(wanted, vectors, strict=True)
         ]
+        near = _ranked(db, records, products, named, k, lambda ids: [rows[id][1] for id in ids])
+        every = [n.vectors for row in near for n in row]
+        return near, np.stack(every) if every else np.zeros((0, 0, 0), np.float32)  # type: ignore[arg-type]
+
+    def _near_on_device(
+        self, db: Database, index: TorchIndex, vectors: Array, k: int, hidden: set[int], named: list[set[int]]
+    ) -> tuple[list[list[Near]], torch.Tensor]:
+        """The candidates' ids and cosines come to the host, where their texts are; no vector does."""
+        products, found = index.candidates(index.taken(vectors), k, hidden, named)
+        records = self._texts(db, set(found.ravel().tolist()) - {-1})
+        cosines = [
+            {id: value for id, value in zip(ids, values, strict=True) if id in records}
+            for ids, values in zip(found.tolist(), products.tolist(), strict=True)
+        ]
+        stored: list[torch.Tensor] = []
+
+        def views(ids: list[int]) -> Sequence[torch.Tensor]:
+            stored.append(index.views(ids))
+            return stored[0].unbind(0)
+
+        return _ranked(db, records, cosines, named, k, views), stored[0]
+
+    def _texts(self, db: Database, ids: set[int]) -> dict[int, Record]:
+        """Records of live edits, by id."""
+        missing = sorted(ids - self._records.keys())
+        if missing:
+            if len(self._records) + len(missing) > _KEPT_TEXTS:
+                self._records = {id: record for id, record in self._records.items() if id in ids}
+            self._records |= {record.id: record for record in reading.live_records(db, missing)}
+        return {id: self._records[id] for id in ids if id in self._records}
 
     def suspected(self, db: Database, new: Sequence[int]) -> list[tuple[int, int, float]]:
         """Pairs (newer id, older id, cosine) that may contradict each other, with one of `new` in each.
@@ -228,11 +282,19 @@ class LiveIndex:
         """All live edits, from SQLite."""
         kind, options = choose(self.device)
         index = kind(self._dim, **options)
-        index.put(*reading.keys_of(db, self._dim))
+        self._put(db, index)
         operation, at = reading.last_operation(db)
-        self.index, self._rows = index, {}
+        self.index, self._rows, self._records = index, {}, {}
         self.mark = Mark("", "", operation, at)
         self._saved, self._behind = 0, len(index)
+
+    def _put(self, db: Database, index: VectorIndex, ids: Sequence[int] | None = None) -> None:
+        """The vectors of live edits, of those among `ids` or of all, into an index."""
+        if index.keeps_views:
+            for some, views in reading.views_of(db, self._dim, ids):
+                index.put(some, views)
+        else:
+            index.put(*reading.keys_of(db, self._dim, ids))
 
     def _replay(self, db: Database) -> None:
         """The edits that changed since the mark."""
@@ -244,10 +306,10 @@ class LiveIndex:
             return
         for id in changed:
             self._rows.pop(id, None)
-        ids, vectors = reading.keys_of(db, self._dim, changed)
-        self.index.remove(set(changed).difference(ids.tolist()))
+            self._records.pop(id, None)
+        self.index.remove(set(changed).difference(reading.live_among(db, changed)))
         oversampling = self.index.oversampling
-        self.index.put(ids, vectors)
+        self._put(db, self.index, changed)
         rearranged = (
             self.index.oversampling != oversampling
         )  # which took long: the next opening is to be spared it
@@ -255,28 +317,35 @@ class LiveIndex:
 
 
 def _best(index: VectorIndex, query: np.ndarray, ids: set[int], k: int) -> list[int]:
-    """At most k of these ids: those nearest to the query (dim,)."""
-    given = list(ids)
+    """At most k of these ids: those nearest to the query (dim,); the newer of equals."""
+    given = sorted(ids, reverse=True)
     if len(given) <= k:
         return given
     products = index.vectors(given) @ query
-    return [given[at] for at in np.argsort(-products)[:k]]
+    return [given[at] for at in np.argsort(-products, kind="stable")[:k]]
 
 
 def _ranked(
-    rows: Sequence[tuple[Record, np.ndarray]],
-    query: np.ndarray,
-    named: set[int],
-    beside: Mapping[int, frozenset[int]],
+    db: Database,
+    records: Mapping[int, Record],
+    cosines: Sequence[Mapping[int, float]],
+    named: Sequence[set[int]],
     k: int,
-) -> list[Near]:
-    """By exact cosine: the k nearest, and the k nearest that are named; the newer first among equals."""
-    near = [
-        Near(
-            record, float(vectors[0] @ query), record.id in named, vectors, beside.get(record.id, frozenset())
-        )
-        for record, vectors in rows
+    vectors: Callable[[list[int]], Sequence[Array]],
+) -> list[list[Near]]:
+    """For each query the k nearest of its ids, and the k nearest that are named; the newer first among equals.
+
+    Args:
+        cosines: of each query's ids. vectors: called once, with the ids of all that are chosen, in order.
+    """
+    chosen = []
+    for some, names in zip(cosines, named, strict=True):
+        order = sorted(some, key=lambda id: (some[id], records[id].recency), reverse=True)
+        best = {*order[:k], *[id for id in order if id in names][:k]}
+        chosen.append([id for id in order if id in best])
+    each = iter(vectors([id for row in chosen for id in row]))
+    beside = conflicts.beside(db, {id for row in chosen for id in row})
+    return [
+        [Near(records[id], some[id], id in names, next(each), beside.get(id, frozenset())) for id in row]
+        for row, some, names in zip(chosen, cosines, named, strict=True)
     ]
-    near.sort(key=lambda n: (n.cosine, n.record.recency), reverse=True)
-    best = {n.record.id for n in near[:k]} | {n.record.id for n in [n for n in near if n.named][:k]}
-    return [n for n in near if n.record.id in best]

@@ -12,7 +12,9 @@ from typing import Any
 
 from memedit.edit import Edit
 from memedit.errors import EditError, MemoryError_, unknown
-from memedit.memory import health, patches, purge, reading, undo, writing
+from memedit.memory import patches, purge, reading, undo, writing
+from memedit.memory.care import Care
+from memedit.memory.content import checked
 from memedit.memory.decided import DecidedMemory
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Added, Encoder, Operation, Purged, Record
@@ -23,7 +25,7 @@ from memedit.memory.writing import Change
 DEFAULT_METHOD = "ice"
 
 
-class EditMemory(DecidedMemory):
+class EditMemory(Care, DecidedMemory):
     """All edits, durable and versioned: SQLite is the truth, the index is a disposable snapshot of it.
 
     Made by `open`. Many threads may share one, many processes may read one folder, and one at a time writes:
@@ -60,7 +62,7 @@ class EditMemory(DecidedMemory):
             path: the folder. encoder: an encoder, or a function that loads one when it is first needed; None
                 for memedit's scope classifier. readonly: never write, also no index snapshot.
             timeout: seconds to wait for another writer.
-            device: where to search; None takes a GPU if there is one.
+            device: where to encode and to search; None takes a GPU if there is one.
 
         Raises:
             MemoryError_: the folder holds something else, or a newer or damaged memory, or can't be read; or
@@ -249,6 +251,8 @@ class EditMemory(DecidedMemory):
         Raises:
             MemoryError_: the key is one by which the memory knows itself.
         """
+        checked("a setting's name", key)
+        checked(f"the setting {key}", value)
         if key in ("memory", "schema_version") or key.startswith(("encoder_", "purge")):
             raise MemoryError_(f"{key} is the memory's own; take another name for a setting")
         with self._store.writing() as db:
@@ -263,6 +267,7 @@ class EditMemory(DecidedMemory):
             MemoryError_: there is no such edit, the key is no file name, or it can't be written.
         """
         self.get(edit_id)
+        checked("a method", method)
         patches.put(self._store, edit_id, key, method, data)
 
     def get_patch(self, key: str) -> bytes | None:
@@ -272,49 +277,6 @@ class EditMemory(DecidedMemory):
     def patches(self, edit_id: int | None = None) -> builtins.list[dict[str, Any]]:
         """What is kept, for one edit or for all: dicts of key, edit, method, size (bytes) and at."""
         return patches.rows(self._store, edit_id)
-
-    # -- care
-
-    def stats(self) -> dict[str, Any]:
-        """Counts, sizes and settings, as plain JSON types."""
-        with self._store.reading() as db:
-            return health.stats(db, self.path)
-
-    def check(self) -> builtins.list[str]:
-        """What is wrong with the memory, a sentence each; nothing where all is well. Changes nothing."""
-        with self._store.reading() as db:
-            return health.problems(db, self._store.folder)
-
-    def rebuild(self, *, reencode: bool = False, progress: Progress | None = None) -> None:
-        """Make anew what is derived: the index, and the names and keys by which edits are found.
-
-        Args:
-            reencode: also encode every live edit with the encoder at hand, which becomes the memory's.
-        """
-        with self._store.writing() as db:
-            if reencode:
-                self._vectors.reencode(db, progress)
-            writing.relist(db)
-        with self._store.reading() as db:
-            self._live.rebuild(db)
-            self._live.save()
-        self._drop_stale()
-
-    def save_index(self) -> None:
-        """Write the index's snapshot, so that the next opening is quick; `close` does so where it pays.
-
-        Raises:
-            MemoryError_: it can't be written.
-        """
-        with self._store.reading() as db:
-            self._live.level(db)
-            self._live.save()
-        self._drop_stale()
-
-    def _drop_stale(self) -> None:
-        """An index that was saved while another process purged is of no use, and must not stay."""
-        with suppress(OSError), self._store.reading() as db:
-            purge.drop_stale(db, self.path)
 
     def close(self) -> None:
         """Let go of the files. Closing twice does nothing."""

@@ -22,7 +22,7 @@ def path_of(folder: Path, key: str) -> Path:
     Raises:
         MemoryError_: the key can't be a file's name.
     """
-    if not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise MemoryError_(
             f"{key!r} can't be a patch's key; take letters, digits, dots, dashes and underscores"
         )
@@ -32,6 +32,8 @@ def path_of(folder: Path, key: str) -> Path:
 def put(store: Store, edit_id: int, key: str, method: str, data: bytes) -> None:
     """Keep a patch: first the file, then the row, so that a row's file is there and whole."""
     path = path_of(store.folder, key)
+    if not isinstance(data, bytes):
+        raise MemoryError_(f"a patch is bytes, not {type(data).__name__}")
     with store.writing() as db:
         try:
             path.parent.mkdir(exist_ok=True)

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
 from memedit.errors import MemoryError_, unknown
 from memedit.memory import reading
-from memedit.memory.content import instant
+from memedit.memory.content import checked, instant
 from memedit.memory.live import LiveIndex
-from memedit.memory.records import Encoder, Near, Operation, Record, Version
+from memedit.memory.records import Array, Encoder, Near, Operation, Record, Version
 from memedit.memory.store import Store
 from memedit.memory.vectors import Vectors
 
@@ -27,9 +25,9 @@ class ReadableMemory:
         self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None
     ) -> None:
         self._store = store
-        self._vectors = Vectors(store, encoder)
+        self._vectors = Vectors(store, encoder, device)
         self._live = LiveIndex(store.folder, device)
-        self._counted = (-1, 0)  # generation, live edits
+        self._counted = ((-1, ""), 0)  # last operation, live edits
 
     def get(self, id: int) -> Record:
         """The edit with this id, whatever its status.
@@ -47,7 +45,7 @@ class ReadableMemory:
             MemoryError_: there is none.
         """
         with self._store.reading() as db:
-            return reading.record_with_ref(db, ref)
+            return reading.record_with_ref(db, checked("a ref", ref))
 
     def history(self, id: int) -> builtins.list[Version]:
         """All that happened to one edit, oldest first.
@@ -76,7 +74,10 @@ class ReadableMemory:
             MemoryError_: `status` is none of live, superseded, forgotten, purged and all; all are all but the purged.
         """
         if status not in _STATUSES:
-            raise MemoryError_(unknown("status", status, _STATUSES))
+            raise MemoryError_(unknown("status", str(status), _STATUSES))
+        for name, value in {"tag": tag, "source": source, "subject": subject, "method": method}.items():
+            if value is not None:
+                checked(name, value)
         with self._store.reading() as db:
             return builtins.list(
                 reading.records(
@@ -132,9 +133,9 @@ class ReadableMemory:
 
     def __len__(self) -> int:
         with self._store.reading() as db:
-            generation, _ = reading.last_operation(db)
-            if self._counted[0] != generation:
-                self._counted = (generation, reading.count(db))
+            last = reading.last_operation(db)
+            if self._counted[0] != last:
+                self._counted = (last, reading.count(db))
             return self._counted[1]
 
     @property
@@ -152,10 +153,11 @@ class ReadableMemory:
 
     def search(self, text: str, k: int = 10) -> builtins.list[Near]:
         """The k live edits nearest to a text, those that it names among them."""
+        checked("what is searched for", text)
         return self.near([text], self.encoder.encode([text]), k)[0][:k] if len(self) else []
 
     def near(
-        self, queries: Sequence[str], vectors: np.ndarray, k: int = 8, at: str | datetime | None = None
+        self, queries: Sequence[str], vectors: Array, k: int = 8, at: str | datetime | None = None
     ) -> builtins.list[builtins.list[Near]]:
         """For each query the k nearest live edits and up to k that it names.
 
@@ -169,8 +171,18 @@ class ReadableMemory:
         Raises:
             EncoderMismatch: the vectors are of another length than the memory's.
         """
+        return self.near_with_vectors(queries, vectors, k, at)[0]
+
+    def near_with_vectors(
+        self, queries: Sequence[str], vectors: Array, k: int = 8, at: str | datetime | None = None
+    ) -> tuple[builtins.list[builtins.list[Near]], Array]:
+        """As `near`, and the vectors of all that are near, (pairs, views, dim), query after query.
+
+        Where the memory is searched on a GPU they are a tensor there, and so are each `Near.vectors`; the
+        queries' may be one, too, and then never leave it.
+        """
         with self._store.reading() as db:
-            return self._live.near(db, queries, np.ascontiguousarray(vectors, np.float32), k, instant(at))
+            return self._live.near(db, queries, vectors, k, instant(at))
 
     # -- settings
 

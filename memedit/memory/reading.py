@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from sqlite_utils import Database
 
 from memedit.edit import Edit
-from memedit.errors import MemoryError_
+from memedit.errors import MemoryDamaged, MemoryError_
 from memedit.memory import content
 from memedit.memory.records import Operation, Record, Version
 from memedit.memory.rules import supersedes
@@ -18,6 +20,8 @@ _RECORD = (
     "edits.id, edits.content, edits.version, edits.status, edits.added, edits.changed, edits.superseded_by, "
     "edits.stated"
 )
+_BAD_VECTORS = "the vectors of an edit are damaged; run `memedit doctor --repair`"
+_ROUNDING = 0.005  # by so much halving the precision may change a unit vector's length, and more
 _CHUNK = 500  # parameters of one statement; SQLite's own limit was 999 for long
 
 
@@ -183,9 +187,10 @@ def last_operation(db: Database) -> tuple[int, str]:
 # -- what a search needs
 
 
-def named(db: Database, names: Iterable[str]) -> set[int]:
-    """The live edits that have one of these names (see `memedit.memory.rules.named_in`)."""
-    return {row[0] for row in chunked(db, "SELECT edit FROM names WHERE name IN ({})", list(names))}
+def named(db: Database, names: Sequence[set[str]]) -> list[set[int]]:
+    """For each set of names the live edits that have one of them (see `memedit.memory.rules.named_in`)."""
+    having = by_name(db, sorted(set().union(*names)))
+    return [{edit for name in some & having.keys() for edit in having[name]} for some in names]
 
 
 def names_of(db: Database, ids: Sequence[int]) -> dict[int, list[str]]:
@@ -239,6 +244,13 @@ def with_vectors(db: Database, ids: Sequence[int], dim: int) -> Iterator[tuple[R
         yield _record(row), unpack(row[8], dim)
 
 
+def live_records(db: Database, ids: Sequence[int]) -> Iterator[Record]:
+    """The live edits among these ids, without their vectors."""
+    return map(
+        _record, chunked(db, f"SELECT {_RECORD} FROM edits WHERE status = 'live' AND id IN ({{}})", ids)
+    )
+
+
 def without_vectors(db: Database, operation: int = 0) -> list[Record]:
     """Live edits, changed in this operation or later, whose content the present encoder never saw."""
     sql = (
@@ -246,6 +258,16 @@ def without_vectors(db: Database, operation: int = 0) -> list[Record]:
         "AND id IN (SELECT edit FROM versions WHERE operation >= ?)"
     )
     return [_record(row) for row in db.execute(sql, (operation,))]
+
+
+def unsound(db: Database) -> list[str]:
+    """The content hashes whose vectors can't be what the encoder gave (see `sound_vectors`)."""
+    meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+    if "encoder_dim" not in meta:
+        return []
+    dim, views = int(meta["encoder_dim"]), len(json.loads(meta["encoder_views"]))
+    rows = db.execute("SELECT hash, data FROM vectors")
+    return [hash for hash, data in rows if not sound_vectors(data, dim, views)]
 
 
 def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -257,10 +279,28 @@ def keys_of(db: Database, dim: int, ids: Sequence[int] | None = None) -> tuple[n
     rows = db.execute(sql) if ids is None else chunked(db, sql + " AND edits.id IN ({})", ids)
     found, blobs, width = [], bytearray(), 2 * dim
     for id, data in rows:
+        if len(data) < width:
+            raise MemoryDamaged(_BAD_VECTORS)
         found.append(id)
         blobs += data[:width]
     matrix = np.frombuffer(bytes(blobs), dtype="<f2").reshape(-1, dim).astype(np.float32)
     return np.array(found, dtype=np.int64), matrix
+
+
+def views_of(
+    db: Database, dim: int, ids: Sequence[int] | None = None, size: int = 1 << 16
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `keys_of`, but all views, (n, views, dim) float16, at most `size` edits at a time."""
+    sql = (
+        "SELECT edits.id, vectors.data FROM vectors JOIN edits ON edits.hash = vectors.hash "
+        "WHERE edits.status = 'live'"
+    )
+    rows = iter(db.execute(sql) if ids is None else chunked(db, sql + " AND edits.id IN ({})", ids))
+    while some := list(islice(rows, size)):
+        views = np.frombuffer(bytearray().join(data for _, data in some), dtype="<f2").reshape(
+            len(some), -1, dim
+        )
+        yield np.array([id for id, _ in some], dtype=np.int64), views
 
 
 def hashes_with_vectors(db: Database, hashes: Sequence[str]) -> set[str]:
@@ -274,8 +314,23 @@ def pack(vectors: np.ndarray) -> bytes:
 
 
 def unpack(data: bytes, dim: int) -> np.ndarray:
-    """float32 (views, dim) from kept bytes."""
+    """float32 (views, dim) from kept bytes.
+
+    Raises:
+        MemoryDamaged: they are no vectors any more.
+    """
+    if not data or len(data) % (2 * dim):
+        raise MemoryDamaged(_BAD_VECTORS)
     return np.frombuffer(data, dtype="<f2").reshape(-1, dim).astype(np.float32)
+
+
+def sound_vectors(data: bytes, dim: int, views: int) -> bool:
+    """Whether kept bytes can be what an encoder gave: so many numbers, each view of unit length (or nothing)."""
+    if len(data) != 2 * dim * views:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(unpack(data, dim), axis=1)
+    return bool(np.all((np.abs(lengths - 1) < _ROUNDING) | (lengths == 0)))
 
 
 def chunked(db: Database, sql: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Union
 
 import numpy as np
 
 from memedit.edit import Edit
 
+if TYPE_CHECKING:
+    import torch
+
+Array = Union[np.ndarray, "torch.Tensor"]
 Status = Literal["live", "superseded", "forgotten", "purged"]
 Action = Literal["add", "supersede", "update", "forget", "undo", "purge"]
 OperationKind = Literal["add", "update", "forget", "supersede", "keep-both", "purge", "undo", "reencode"]
@@ -113,14 +117,15 @@ class Near:
 
     Attributes:
         cosine: of the query and the edit's first view. named: the query names its subject or an alias.
-        vectors: float32, (views, dim), the edit's views in the encoder's order.
+        vectors: float32, (views, dim), the edit's views in the encoder's order; on a GPU where the memory is
+            searched on one.
         beside: ids of edits of which it was decided that both stay.
     """
 
     record: Record
     cosine: float
     named: bool
-    vectors: np.ndarray
+    vectors: Array
     beside: frozenset[int] = frozenset()
 
 

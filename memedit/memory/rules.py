@@ -6,11 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import accumulate
 
-import numpy as np
-
 from memedit.edit import MAX_ALIASES, Edit
 from memedit.errors import EditError
-from memedit.memory.records import Near, Record
+from memedit.memory.records import Array, Near, Record
 from memedit.subjects import COMMON, words
 
 SUSPECT = 0.8  # cosine of two statements from which they are suspected to say different things of one matter
@@ -121,9 +119,9 @@ def suspicious(new: Edit, old: Edit, cosine: float, asked: float = 0.0) -> bool:
     return nearly_one or bool(ours and theirs and new.prompt and old.prompt and asked >= ASKED)
 
 
-def cosines(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+def cosines(ours: Array, theirs: Array) -> tuple[float, float]:
     """Of two edits' vectors (views, dim): the cosine of their statements, and of what they ask (0 without that view)."""
-    products = (ours[:2] * theirs[:2]).sum(axis=1)
+    products = (ours[:2] * theirs[:2]).sum(-1)
     return float(products[0]), float(products[1]) if len(products) > 1 else 0.0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 _MAGIC = b"memedit1"
 _TAIL = struct.Struct("<I8s")
-_ABANDONED = 3600.0  # seconds; a temporary file this old belongs to a process that was killed
+ABANDONED = 3600.0  # seconds; a temporary file this old belongs to a process that was killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ def write_durably(path: Path, *parts: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     for stray in path.parent.glob(f"{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - stray.stat().st_mtime > _ABANDONED:
+            if time.time() - stray.stat().st_mtime > ABANDONED:
                 stray.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """A rename is on the disk once its folder is; systems that can't open folders see to it themselves."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

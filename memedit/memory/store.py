@@ -16,11 +16,19 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from memedit.errors import MemoryBusy, MemoryError_, OldSchema
+from memedit.errors import MemoryBusy, MemoryDamaged, MemoryError_, NewerMemory, OldSchema
+from memedit.memory import wal
 from memedit.memory.migrations import SCHEMA, migrations
 
 FILE = "memory.db"
+DAMAGED = f"{FILE}.damaged-"  # and a time: what a repair has kept
 _WAL_KEPT = 1 << 24  # bytes that the write-ahead log keeps after a bulk write was taken over
+# Bytes of a log that an opening looks through; a longer one is only left by a process killed in a huge import.
+_WAL_LOOKED_AT = 1 << 26
+# What SQLite says of a damaged file: of its pages, its header, a text in it, its list of tables.
+_SIGNS = (
+    "malformed", "not a database", "corrupt", "UTF-8", "no such table", "no such column", "unsupported file format",
+)  # fmt: skip
 
 
 class _TakenBack(Exception):
@@ -54,8 +62,13 @@ class Store:
             os.access(path, os.W_OK) for path in (folder, self.file) if path.exists()
         ):
             self.why_readonly = f"{folder} can't be written by this user"
+        with suppress(OSError):  # what can't be read SQLite will say better
+            if self.file.exists() and wal.damaged(self.file.with_name(FILE + "-wal"), _WAL_LOOKED_AT):
+                lost = "is damaged, and edits in it would be lost; run `memedit doctor --repair`"
+                raise MemoryDamaged(f"the log of {self.file} {lost}")
         with self._said():
             self._reader = self._open_reader()
+            self._opened = self._which()
             try:
                 self._settle(create and not self.why_readonly)
             except BaseException:
@@ -78,6 +91,10 @@ class Store:
             )
         except OSError as error:
             raise MemoryError_(f"{self.folder} can't be read: {error.strerror}") from None
+        if any(name.startswith(DAMAGED) for name in inside) and not self.file.exists():
+            raise MemoryDamaged(
+                f"a repair of the memory at {self.folder} was cut short; run `memedit doctor --repair` again"
+            )
         if inside and not self.file.exists():  # asked again: another process may make it at this moment
             raise MemoryError_(
                 f"{self.folder} is no memory: it holds {inside[0]!r} but no {FILE}; "
@@ -137,7 +154,7 @@ class Store:
             applied = len(migrations.applied(self._reader))
             written = max(applied, int(self.meta("schema_version") or 0))
             if written > SCHEMA:
-                raise MemoryError_(
+                raise NewerMemory(
                     f"the memory at {self.folder} was made by a newer memedit "
                     f"(schema {written}, this one knows {SCHEMA}); update with `pip install -U memedit`"
                 )
@@ -164,6 +181,7 @@ class Store:
                 yield self._reader
                 return
             self._look_again()
+            self._check_there()
             self._reader.execute("BEGIN")
             try:
                 yield self._reader
@@ -189,11 +207,13 @@ class Store:
         try:
             with self._said():
                 self._check_open()
+                self._check_there()
                 db = self._writing_connection()
                 # FULL: a commit is on the disk when it returns, also through a power cut.
                 db.execute(f"PRAGMA synchronous = {'NORMAL' if lazily else 'FULL'}")
                 db.execute("BEGIN IMMEDIATE")
                 try:
+                    self._check_there()  # it may have been put in another's place while this one waited
                     yield db
                     db.execute("COMMIT")
                 except BaseException:
@@ -201,8 +221,37 @@ class Store:
                     with suppress(sqlite3.Error):
                         db.rollback()
                     raise
+                self._check_there()
         finally:
             self._write_lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[Database]:
+        """The writing connection outside of a transaction, for what SQLite only does there; no thread writes or reads.
+
+        Raises:
+            MemoryBusy: another process, or thread, writes for longer than `timeout`.
+            MemoryError_: the memory is for reading only, the disk is full, the file is damaged.
+        """
+        if self.why_readonly:
+            raise MemoryError_(f"the memory at {self.folder} can't be changed: {self.why_readonly}")
+        if not self._write_lock.acquire(timeout=self.timeout):
+            raise MemoryBusy(self._busy())
+        try:
+            with self._lock, self._said():
+                self._check_open()
+                self._check_there()
+                yield self._writing_connection()
+        finally:
+            self._write_lock.release()
+
+    def another_reader(self) -> Database:
+        """A connection of the caller's own, for reading; to be closed."""
+        with self._lock, self._said():
+            self._check_open()
+            self._look_again()
+            self._check_there()
+            return self._connect("ro", "&immutable=1" if self._still else "")
 
     @contextmanager
     def trying(self) -> Iterator[Database]:
@@ -228,7 +277,7 @@ class Store:
         Raises:
             MemoryBusy, MemoryError_: as `writing`; the database is as it was.
         """
-        with self._writing_alone() as db:
+        with self.alone() as db:
             db.execute("VACUUM")
 
     def empty_log(self, wait: float) -> bool:
@@ -240,7 +289,7 @@ class Store:
         Returns:
             whether it is empty now.
         """
-        with self._writing_alone() as db:
+        with self.alone() as db:
             db.execute(f"PRAGMA busy_timeout = {int(1000 * wait)}")
             try:
                 return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -248,20 +297,6 @@ class Store:
                 return False
             finally:
                 db.execute(f"PRAGMA busy_timeout = {int(1000 * self.timeout)}")
-
-    @contextmanager
-    def _writing_alone(self) -> Iterator[Database]:
-        """The writing connection outside any transaction."""
-        if self.why_readonly:
-            raise MemoryError_(f"the memory at {self.folder} can't be changed: {self.why_readonly}")
-        if not self._write_lock.acquire(timeout=self.timeout):
-            raise MemoryBusy(self._busy())
-        try:
-            with self._said():
-                self._check_open()
-                yield self._writing_connection()
-        finally:
-            self._write_lock.release()
 
     def meta(self, key: str) -> str | None:
         """A value of the meta table."""
@@ -301,12 +336,34 @@ class Store:
             self._reader.close()
             self._still = None
             self._reader = self._open_reader()
+            self._opened = self._which()
+
+    def _which(self) -> tuple[int, int]:
+        """What tells this file from another of the same name."""
+        try:
+            status = os.stat(self.file)
+        except OSError:
+            return (0, 0)
+        return status.st_dev, status.st_ino
 
     # -- errors
 
     def _check_open(self) -> None:
         if self.closed:
             raise MemoryError_(f"the memory at {self.folder} was closed; open it again")
+
+    def _check_there(self) -> None:
+        """What is written into a file that was deleted, or replaced, nobody would ever see again."""
+        now = self._which()
+        if now == (0, 0):
+            raise MemoryError_(
+                f"the memory at {self.folder} was deleted while in use; "
+                "put a backup in its place with `memedit restore`, or begin a new one by opening it again"
+            )
+        if now != self._opened:
+            raise MemoryError_(
+                f"the memory at {self.folder} was replaced by another while in use; open it again"
+            )
 
     def _busy(self) -> str:
         return (
@@ -319,6 +376,8 @@ class Store:
         """SQLite's errors in words for people."""
         try:
             yield
+        except UnicodeDecodeError as error:  # of a message that quotes a damaged text
+            raise MemoryDamaged(f"{self.file} is damaged; run `memedit doctor --repair`") from error
         except sqlite3.DatabaseError as error:
             text = str(error)
             if "locked" in text or "busy" in text:
@@ -331,8 +390,10 @@ class Store:
                 raise MemoryError_(
                     f"{self.file} can't be written or opened ({text}); check the folder's rights"
                 ) from error
-            if "malformed" in text or "not a database" in text or "corrupt" in text:
-                raise MemoryError_(f"{self.file} is damaged ({text}); `memedit doctor` says more") from error
             if isinstance(error, sqlite3.OperationalError) and "disk I/O" in text:
                 raise MemoryError_(f"{self.file}: the disk failed ({text}); nothing was changed") from error
+            if any(sign in text for sign in _SIGNS):
+                raise MemoryDamaged(
+                    f"{self.file} is damaged ({text}); run `memedit doctor --repair`"
+                ) from error
             raise

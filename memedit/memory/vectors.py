@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 from sqlite_utils import Database
 
+from memedit.devices import best
 from memedit.edit import Edit
 from memedit.errors import EncoderMismatch
 from memedit.memory import reading, writing
@@ -26,10 +27,13 @@ class Vectors:
 
     Args:
         encoder: an encoder, or a function that loads one; None for memedit's scope classifier.
+        device: where that classifier encodes; None takes a GPU if there is one.
     """
 
-    def __init__(self, store: Store, encoder: Encoder | Callable[[], Encoder] | None) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, encoder: Encoder | Callable[[], Encoder] | None, device: str | None = None
+    ) -> None:
+        self._store, self._device = store, device
         self._encoder = encoder
         self._loading = threading.Lock()
 
@@ -82,7 +86,7 @@ class Vectors:
     def _at_hand(self) -> Encoder:
         with self._loading:
             if self._encoder is None:
-                self._encoder = _shipped()
+                self._encoder = _shipped(best(self._device))
             elif isinstance(self._encoder, type) or not hasattr(self._encoder, "encode"):
                 self._encoder = cast(Callable[[], Encoder], self._encoder)()
             return cast(Encoder, self._encoder)
@@ -101,7 +105,7 @@ def encode(encoder: Encoder, edits: Sequence[Edit], progress: Progress | None = 
     return found
 
 
-def _shipped() -> Encoder:
+def _shipped(device: str) -> Encoder:
     from memedit.scope import ScopeClassifier  # late: it imports more than `memedit list` needs
 
-    return ScopeClassifier.load()
+    return ScopeClassifier.load(device=device)

@@ -155,13 +155,7 @@ class Change:
                 "added": added,
                 "changed": self.at,
                 "hash": digest,
-                "subject": edit.subject,
-                "source": edit.source,
-                "method": edit.method,
-                "ref": edit.ref,
-                "tags": tagged(edit.tags),
-                "valid_from": edit.valid_from,
-                "valid_to": edit.valid_to,
+                **columns(edit),
                 "content": text,
                 "stated": stated,
             },
@@ -175,6 +169,19 @@ class Change:
             unlist(self.db, id)
         if status == "live":
             enlist(self.db, id, edit)
+
+
+def columns(edit: Edit) -> dict[str, str | None]:
+    """What an edit's row holds of its content besides, so that it can be looked for."""
+    return {
+        "subject": edit.subject,
+        "source": edit.source,
+        "method": edit.method,
+        "ref": edit.ref,
+        "tags": tagged(edit.tags),
+        "valid_from": edit.valid_from,
+        "valid_to": edit.valid_to,
+    }
 
 
 def checked(edits: Edit | Iterable[Edit]) -> list[Edit]:
