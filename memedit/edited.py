@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
 
-
+Settings = Mapping[str, Mapping[str, Any]]  # of methods, by name
 _REFUSED = {
     "assistant_model": "assisted decoding: the assistant does not know the edit; leave it out",
     "prompt_lookup_num_tokens": "assisted decoding drafts from the prompt alone; leave it out",
@@ -93,9 +93,7 @@ class EditedModel:
         >>> model.generate(**tokenizer(["The capital of France is"], return_tensors="pt"))  # doctest: +SKIP
     """
 
-    def __init__(
-        self, base: HFModel, router: Router, settings: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
+    def __init__(self, base: HFModel, router: Router, settings: Settings | None = None) -> None:
         self.base = base
         self.router = router
         self._settings = dict(settings or {})
@@ -116,7 +114,7 @@ class EditedModel:
         device_map: str | dict[str, Any] | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
-        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        settings: Settings | None = None,
         trust_remote_code: bool = False,
     ) -> EditedModel:
         """A base model and a memory, joined.
