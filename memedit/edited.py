@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from memedit import batches
 from memedit.asked import Asked, Talks, routed, tails
 from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
+from memedit.demonstrations import handed
 from memedit.errors import ModelError
 from memedit.explanation import Explanation
 from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
-from memedit.methods import load_method
+from memedit.methods import load_method, method_info
 from memedit.router import Route, Router
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
 
+Settings = Mapping[str, Mapping[str, Any]]  # of methods, by name
+
 
 class EditedModel:
     """A model that knows the edits of a memory; everything else it says is the base's own.
@@ -36,7 +39,7 @@ class EditedModel:
     a call has one, the call is the base's `generate` itself. The others go to their edits' methods.
 
     Args:
-        base: the frozen model. router: decides over the memory it was made with.
+        base: the frozen model. router: decides over the memory it was made with. settings: of methods, by name.
 
     Example:
         >>> model = EditedModel.from_pretrained("base", memory="indexes/default")       # doctest: +SKIP
@@ -44,11 +47,14 @@ class EditedModel:
         >>> model.generate(**tokenizer(["The capital of France is"], return_tensors="pt"))  # doctest: +SKIP
     """
 
-    def __init__(self, base: HFModel, router: Router) -> None:
+    def __init__(self, base: HFModel, router: Router, settings: Settings | None = None) -> None:
         self.base = base
         self.router = router
         self.asked = Asked(base)
+        self._settings = dict(settings or {})
         self._methods: dict[str, EditMethod] = {}
+        for name in self._settings:
+            self._method(name)  # what can't be set is said now, and not at the first edit that fires
 
     @classmethod
     def from_pretrained(
@@ -63,6 +69,7 @@ class EditedModel:
         device_map: str | dict[str, Any] | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
+        settings: Settings | None = None,
         trust_remote_code: bool = False,
     ) -> EditedModel:
         """A base model and a memory, joined.
@@ -74,6 +81,7 @@ class EditedModel:
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
             device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
             dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
+            settings: of methods, by name: {"ike": {"k": 8}}; the papers' own where nothing is said.
 
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
@@ -91,7 +99,7 @@ class EditedModel:
             device_map=device_map,
             trust_remote_code=trust_remote_code,
         )
-        return cls(base, router)
+        return cls(base, router, settings)
 
     @property
     def memory(self) -> EditMemory:
@@ -337,7 +345,8 @@ class EditedModel:
 
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
-            self._methods[name] = load_method(name)
+            given = {**handed(method_info(name).handed, self.memory), **self._settings.get(name, {})}
+            self._methods[name] = load_method(name, **given)
         return self._methods[name]
 
     def _by_route(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import click
 import pytest
 from conftest import ROOT
 
@@ -18,7 +19,11 @@ def test_commands_and_flags_that_a_page_names_exist(page):
     for line in re.findall(r"^(?:\.venv/bin/)?memedit (.+)$", blocks, re.MULTILINE):
         name, *rest = line.split("#")[0].split()
         assert name in main.commands, line
-        known = {option for p in main.commands[name].params for option in p.opts}
+        command = main.commands[name]
+        if isinstance(command, click.Group):
+            assert rest[0] in command.commands, line
+            command = command.commands[rest[0]]
+        known = {option for p in command.params for option in p.opts}
         flags = {word for word in rest if word.startswith("--") and word != "--help"}
         assert flags <= known or name == "train", line
 

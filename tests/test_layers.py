@@ -15,6 +15,7 @@ LAYERS = [
     {"scope", "lm", "data", "metrics", "chat", "doubts", "dialogue"},
     {"memory"},
     {"methods"},
+    {"demonstrations"},
     {"router"},
     {"batches", "asked", "explanation"},
     {"edited"},
@@ -24,6 +25,7 @@ LAYERS = [
 ]
 NEVER = [
     ("methods", "memory"),
+    ("methods", "demonstrations"),
     ("methods", "router"),
     ("methods", "scope"),
     ("memory", "lm"),

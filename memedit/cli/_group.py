@@ -171,6 +171,33 @@ at_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
+def _settings(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """ike.k=8 as {"ike": {"k": 8}}; a value that is no JSON is a text."""
+    out: dict[str, dict[str, Any]] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        method, dot, setting = name.partition(".")
+        if not (equals and dot and method and setting):
+            raise click.BadParameter(f"{one!r}; write METHOD.SETTING=VALUE, such as ike.k=8", ctx, param)
+        try:
+            out.setdefault(method, {})[setting] = json.loads(value)
+        except ValueError:
+            out.setdefault(method, {})[setting] = value
+    return out
+
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    callback=_settings,
+    metavar="METHOD.SETTING=VALUE",
+    help="Another setting of a method than its paper's, such as ike.k=8; may be repeated.",
+)
+
+
 @contextmanager
 def opened(path: str | EditMemory, **options: Any) -> Iterator[EditMemory]:
     """The memory at `path`, closed afterwards; one that is open already stays so."""

@@ -19,6 +19,7 @@ from memedit.cli._group import (
     print_table,
     progress,
     read_json_lines,
+    settings_option,
     write_json_lines,
 )
 from memedit.methods import method_info
@@ -103,13 +104,14 @@ def say_route(route: Route) -> None:
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
 @model_options
 @method_option
+@settings_option
 @false_fire_option
 @at_option
 @memory_option
 @json_option
 def ask(
     question: str, max_new_tokens: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
+    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the edited model, and see what the base would have said and why the query was routed as it was.
 
@@ -119,7 +121,7 @@ def ask(
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
     with existing(memory, readonly=True, device=device) as m:
-        edited = edited_model(m, model, device, dtype, method, false_fire_rate)
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
@@ -160,13 +162,14 @@ def ask(
 @click.option("--seed", type=int, default=0, show_default=True, help="For --sample.")
 @model_options
 @method_option
+@settings_option
 @false_fire_option
 @at_option
 @memory_option
 def generate(
     source: str, target: str, max_new_tokens: int, batch_size: int, with_base: bool, sample: bool,
     temperature: float | None, seed: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    false_fire_rate: float | None, at: str | None, memory: str,
+    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str,
 ) -> None:  # fmt: skip
     """Generate for a file of prompts, each routed. Unknown keys of a line are kept.
 
@@ -181,7 +184,7 @@ def generate(
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
     with existing(memory, readonly=True, device=device) as m, progress("generating") as bar:
-        edited = edited_model(m, model, device, dtype, method, false_fire_rate)
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             prompts = [row["prompt"] for row in part]
@@ -203,13 +206,20 @@ def edited_model(
     dtype: str | None,
     method: str | None,
     false_fire_rate: float | None,
+    settings: dict[str, Any],
 ) -> EditedModel:
     if method:
         method_info(method)
     from memedit.edited import EditedModel
 
     return EditedModel.from_pretrained(
-        model, memory=memory, method=method, device=device, dtype=dtype, false_fire_rate=false_fire_rate
+        model,
+        memory=memory,
+        method=method,
+        device=device,
+        dtype=dtype,
+        false_fire_rate=false_fire_rate,
+        settings=settings,
     )
 
 

@@ -24,6 +24,7 @@ from memedit.cli._group import (
     opened,
     print_table,
     read_json_lines,
+    settings_option,
 )
 from memedit.cli.ask import edited_model, say_route
 from memedit.errors import ContextWarning, DataError, MemeditError
@@ -55,12 +56,13 @@ _HELP = """\
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @model_options
 @method_option
+@settings_option
 @false_fire_option
 @memory_option
 @json_option
 def chat(
     system: str | None, source: str | None, max_new_tokens: int, model: str, device: str | None, dtype: str | None,
-    method: str | None, false_fire_rate: float | None, memory: str, as_json: bool,
+    method: str | None, settings: dict[str, Any], false_fire_rate: float | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Talk with the edited model; after every answer, see which edit was stated and why.
 
@@ -74,7 +76,9 @@ def chat(
     """
     rows = list(_read(source)) if source else None
     with opened(memory) as m:
-        talk = Talk(edited_model(m, model, device, dtype, method, false_fire_rate), system, max_new_tokens)
+        talk = Talk(
+            edited_model(m, model, device, dtype, method, false_fire_rate, settings), system, max_new_tokens
+        )
         if talk.edited.asked.template.plain:
             _note("the model has no chat template: it is asked in plain questions and answers")
         if rows is not None:

@@ -24,6 +24,7 @@ class MethodInfo:
         paper: where the method comes from. needs: the edit's fields it can't do without.
         patch: what it stores for an edit. summary: one line for people.
         reasons: whether it can use an edit for a query that only needs it on the way (ripple).
+        handed: what it is given when it is built: "demonstrations", a function that finds them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class MethodInfo:
     patch: str
     summary: str
     reasons: bool = False
+    handed: str | None = None
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -48,6 +50,17 @@ METHODS: dict[str, MethodInfo] = {
             patch="nothing",
             summary="in-context editing: states the fact before the query",
             reasons=True,
+        ),
+        MethodInfo(
+            "ike",
+            "memedit.methods.ike:IKE",
+            family="external",
+            paper="arXiv 2305.12740",
+            needs=("statement",),
+            patch="nothing",
+            summary="demonstrations of how new facts are used (see `memedit demos`), then the fact, then the query",
+            reasons=True,
+            handed="demonstrations",
         ),
     )
 }
