@@ -1,9 +1,11 @@
-"""Rows of a Hugging Face batch: realigned, cut out with what belongs to them, and joined again in the caller's order."""
+"""Rows of a Hugging Face batch: what is refused; realigned, cut out with what is theirs, joined in the caller's order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from memedit.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -12,6 +14,36 @@ Parts = Sequence[tuple[list[int], Any]]  # the caller's rows, and what `generate
 
 _PER_ROW = ("attention_mask", "position_ids", "token_type_ids")  # what has a row per prompt
 _PER_STEP = ("scores", "logits", "attentions", "hidden_states")  # tuples with an entry per new token
+
+_REFUSED = {
+    "assistant_model": "assisted decoding: the assistant does not know the edit; leave it out",
+    "prompt_lookup_num_tokens": "assisted decoding drafts from the prompt alone; leave it out",
+    "assistant_early_exit": "assisted decoding drafts without the edit; leave it out",
+    "cache_implementation": "the stated fact needs a cache that grows; leave it out",
+    "prefill_chunk_size": "the stated fact is read together with the prompt; leave it out",
+    "past_key_values": "the fact has to be read before what the cache holds; pass the whole prompt",
+    "guidance_scale": "the unguided pass would read the fact as well; leave it out",
+    "negative_prompt_ids": "the negative prompt would read the fact as well; leave it out",
+    "inputs_embeds": "routing needs the prompt's ids; pass input_ids",
+}
+
+
+def refuse(options: dict[str, Any], model_config: Any, rows: int) -> None:
+    """What can't be right where an edit is in scope, each in one sentence.
+
+    Args:
+        model_config: the model's own generation config, whose kind of cache is overridden.
+
+    Raises:
+        ModelError: names the option.
+    """
+    own = {k: v for k, v in vars(model_config).items() if k != "cache_implementation"}
+    for config in (options, vars(options.get("generation_config") or object), own):
+        for name, why in _REFUSED.items():
+            if config.get(name) not in (None, "dynamic", "dynamic_full"):
+                raise ModelError(f"{name} does not go with an edit in scope: {why}")
+    if options.get("streamer") is not None and rows > 1:
+        raise ModelError("a streamer takes one prompt at a time, as in Hugging Face's generate")
 
 
 def realigned(ids: torch.Tensor, options: dict[str, Any], pad: int, eos: int | None) -> torch.Tensor:

@@ -199,6 +199,13 @@ def _generate(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     return generate(model, device, dtype)
 
 
+def _chat(model: str, device: str | None, dtype: str | None) -> list[Entry]:
+    """See `memedit.bench_chat`."""
+    from memedit.bench_chat import chat
+
+    return chat(model, device, dtype)
+
+
 def _gpu(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     from memedit.bench_gpu import gpu
 
@@ -212,5 +219,6 @@ BENCHES: dict[str, Callable[[str, str | None, str | None], list[Entry]]] = {
     "route": _route,
     "open": _open,
     "generate": _generate,
+    "chat": _chat,
     "gpu": _gpu,
 }

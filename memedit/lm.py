@@ -86,7 +86,7 @@ class HFModel:
         self.tokenizer = tokenizer
         self.prefixes = PrefixCache()
         # A fast tokenizer keeps padding and truncation as state of its own: one call at a time.
-        self._tokenizing = threading.Lock()
+        self.tokenizing = threading.Lock()
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token_id is None:
                 raise ModelError(
@@ -178,7 +178,7 @@ class HFModel:
         """Ids of text that a method puts before a prompt: no special token can arise from it."""
         if not text:
             return []
-        with self._tokenizing:
+        with self.tokenizing:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def new_tokens(self, prompt_length: int, options: Mapping[str, Any]) -> int:
@@ -194,7 +194,7 @@ class HFModel:
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Ids and mask of shape (batch, length), left-padded, on the model's device."""
-        with self._tokenizing:
+        with self.tokenizing:
             batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left")
         return {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
 
@@ -217,7 +217,7 @@ class HFModel:
             size = batch_rows(batch_size, len(prompts))
             for start in range(0, len(prompts), size):
                 inputs = self.tokenize(prompts[start : start + size])
-                self._check_length(prompts[start : start + size], inputs["attention_mask"], options)
+                self.check_length(prompts[start : start + size], inputs["attention_mask"], options)
                 ids = self.generate_ids(**inputs, **options)
                 out += self.decode_new(ids, inputs["input_ids"].shape[1])
             return out
@@ -231,7 +231,7 @@ class HFModel:
             options.setdefault("tokenizer", self.tokenizer)
         return options
 
-    def _check_length(self, prompts: Sequence[str], mask: torch.Tensor, options: Mapping[str, Any]) -> None:
+    def check_length(self, prompts: Sequence[str], mask: torch.Tensor, options: Mapping[str, Any]) -> None:
         """Refuse a prompt that would run out of the model's positions.
 
         Raises:
@@ -284,6 +284,18 @@ class HFModel:
                 scores.append(Score(float(predicted.gather(1, gold[:, None]).sum()), tuple(agreed)))
         return scores
 
+    def target_ids(self, prompt: str, target: str) -> list[int]:
+        """The ids by which a target goes on after a prompt.
+
+        Raises:
+            ModelError: there are none.
+        """
+        apart = prompt.endswith((" ", "\n")) or target.startswith((" ", "\n"))
+        ids = self.tokenizer(target if apart else " " + target, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ModelError("a target to score is empty; give at least one word")
+        return ids
+
     def _check_mode(self) -> None:
         if self.model.training:
             raise ModelError(
@@ -296,12 +308,7 @@ class HFModel:
 
         rows, lengths = [], []
         for prompt, target in pairs:
-            joined = (
-                target if prompt.endswith((" ", "\n")) or target.startswith((" ", "\n")) else " " + target
-            )
-            target_ids = self.tokenizer(joined, add_special_tokens=False)["input_ids"]
-            if not target_ids:
-                raise ModelError("a target to score is empty; give at least one word")
+            target_ids = self.target_ids(prompt, target)
             rows.append(self.tokenizer(prompt)["input_ids"] + target_ids)
             lengths.append(len(target_ids))
         width = max(map(len, rows))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memedit.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.lm import as_texts
 from memedit.methods import method_info
 
 if TYPE_CHECKING:
+    from memedit.chat import Conversation
     from memedit.memory import EditMemory, Near
     from memedit.scope import ScopeClassifier
 
@@ -153,6 +155,29 @@ class Router:
             for query, row, verdict in zip(queries, near, verdicts, strict=True)
         ]
 
+    def route_chat(
+        self, conversations: Sequence[Conversation], at: str | datetime | None = None
+    ) -> list[Route]:
+        """One verdict per conversation: on its last user turn, in the light of the turns before it.
+
+        A turn that refers back is also judged with what was named before in the pronoun's place, and the best
+        verdict counts; one that doubts the last answer keeps the edits which that answer was given by. What was
+        stated for an earlier turn is not stated for a new question. Everything is asked of the memory in one batch.
+
+        Args:
+            conversations: as `ChatTemplate.parse` gives them, or `Conversation.of`. at: as for `route`.
+        """
+        ways = [steps(conversation, self.memory.subjects_in) for conversation in conversations]
+        queries = dict.fromkeys(
+            query
+            for way in ways
+            for step in way
+            for query in ((step.text, *step.variants) if step.asks else ())
+            if query.strip()
+        )
+        judged = dict(zip(queries, self.route(list(queries), at), strict=True))
+        return [_in_the_light(way, judged) for way in ways]
+
     def _verdict(self, query: str, near: list[Near], verdict: np.ndarray, threshold: float) -> Route:
         judged = []
         for n, (direct, ripple) in zip(near, verdict, strict=True):
@@ -191,6 +216,57 @@ class Router:
         if probability >= threshold:
             return f"ripple: {self.method_of(n.record.edit)} can't reason with it"
         return f"{named}, {probability:.3f} < {threshold:.3f}"
+
+
+def _in_the_light(way: Sequence[Step], judged: Mapping[str, Route]) -> Route:
+    """The verdict on the last of some turns that need each other."""
+    before: Route | None = None
+    for step in way:
+        routes = [judged[query] for query in (step.text, *step.variants) if query in judged]
+        own = routes[0] if routes else Route(step.text, (), (), 1.0, None)
+        best = max((r for r in routes if r.fired), key=lambda r: r.score, default=own)
+        if best is not own:
+            best = _because(best, f"in the light of an earlier turn, as {best.query!r}")
+        if before is not None and before.fired:
+            claims = [
+                claim for c in before.edits for claim in (c.edit.target, c.edit.old, c.edit.subject) if claim
+            ]
+            if step.doubt_of(claims):
+                best = _both(_because(before, _KEPT), best)
+            elif step.passes and not best.fired and step is not way[-1]:
+                continue  # said in passing; the next turn may take up what came before it
+        before = best
+    assert before is not None
+    return before
+
+
+_KEPT = "in the light of an earlier turn, which this one takes up"
+
+
+def _because(route: Route, why: str) -> Route:
+    """The route with `why` before the reasons of the edits that fire."""
+
+    def said(candidate: Candidate) -> Candidate:
+        reason = candidate.reason.rpartition(f"{_KEPT}: ")[2]  # once is enough
+        return replace(candidate, reason=f"{why}: {reason}")
+
+    fired = {c.id for c in route.edits}
+    nearest = tuple(said(c) if c.id in fired else c for c in route.nearest)
+    return replace(route, edits=tuple(map(said, route.edits)), nearest=nearest)
+
+
+def _both(kept: Route, own: Route) -> Route:
+    """What a doubt is about, and what it names itself."""
+    if not own.fired or {c.id for c in own.edits} <= {c.id for c in kept.edits}:
+        return kept
+    edits = {c.id: c for c in (*own.edits, *kept.edits)}
+    first = list(edits.values())[:MAX_EDITS]
+    nearest = {c.id: c for c in (*own.nearest, *kept.edits)}
+    return replace(
+        own,
+        edits=tuple(sorted(first, key=lambda c: c.id)),
+        nearest=tuple(sorted(nearest.values(), key=lambda c: -c.probability)),
+    )
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:

@@ -12,15 +12,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
     {"subjects", "encoder", "prefix", "combiner"},
-    {"scope", "lm", "data", "metrics"},
+    {"scope", "lm", "data", "metrics", "chat", "doubts", "dialogue"},
     {"memory"},
     {"methods"},
     {"demonstrations"},
     {"router"},
-    {"batches"},
+    {"batches", "asked", "explanation"},
     {"edited"},
     {"evaluate"},
-    {"bench", "bench_generate", "demo", "bench_gpu", "doctor"},
+    {"bench", "bench_generate", "bench_chat", "demo", "bench_gpu", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

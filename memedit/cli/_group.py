@@ -199,22 +199,28 @@ settings_option = click.option(
 
 
 @contextmanager
-def opened(path: str, **options: Any) -> Iterator[EditMemory]:
-    """The memory at `path`, closed afterwards."""
+def opened(path: str | EditMemory, **options: Any) -> Iterator[EditMemory]:
+    """The memory at `path`, closed afterwards; one that is open already stays so."""
     from memedit.memory import EditMemory
 
+    if isinstance(path, EditMemory):
+        yield path
+        return
     with EditMemory.open(path, **options) as memory:
         yield memory
 
 
 @contextmanager
-def existing(path: str, **options: Any) -> Iterator[EditMemory]:
+def existing(path: str | EditMemory, **options: Any) -> Iterator[EditMemory]:
     """As `opened`, for commands that only make sense on a memory that is there already.
 
     One of an older memedit is migrated first, also for commands that only read.
     """
     from memedit.memory import EditMemory
 
+    if isinstance(path, EditMemory):
+        yield path
+        return
     try:
         memory = EditMemory.open(path, create=False, **options)
     except OldSchema:

@@ -73,7 +73,7 @@ def route(
         print_json([_with_reasons(r) for r in routes])
     else:
         for r in routes:
-            _say_route(r)
+            say_route(r)
 
 
 def _with_reasons(route: Route) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _with_reasons(route: Route) -> dict[str, Any]:
     return {**route.to_dict(), "nearest": nearest}
 
 
-def _say_route(route: Route) -> None:
+def say_route(route: Route) -> None:
     ids = ", ".join(str(c.id) for c in route.edits)
     verdict = f"edit {ids} by {route.method}" if route.fired else "no edit: the base answers"
     click.echo(f"{route.query}\n  -> {verdict}")
@@ -121,7 +121,7 @@ def ask(
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
     with existing(memory, readonly=True, device=device) as m:
-        edited = _edited(m, model, device, dtype, method, false_fire_rate, settings)
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
@@ -184,7 +184,7 @@ def generate(
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
     with existing(memory, readonly=True, device=device) as m, progress("generating") as bar:
-        edited = _edited(m, model, device, dtype, method, false_fire_rate, settings)
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             prompts = [row["prompt"] for row in part]
@@ -199,7 +199,7 @@ def generate(
     write_json_lines(target, out)
 
 
-def _edited(
+def edited_model(
     memory: Any,
     model: str,
     device: str | None,

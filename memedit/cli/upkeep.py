@@ -132,10 +132,10 @@ def rebuild(memory: str, reencode: bool) -> None:
 )
 @model_options
 def bench(name: str, json_file: str | None, model: str, device: str | None, dtype: str | None) -> None:
-    """Measure the speed claims: one entry per claim, medians, ratios taken inside one run.
+    """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, or all of these; or gpu.
+    NAME is import, add, route, generate, open, chat, or all of these; or gpu.
     Examples:
       memedit bench all --json bench.json
       memedit bench gpu --json gpu.json

@@ -12,6 +12,7 @@ from memedit.memory import reading
 from memedit.memory.content import checked, instant
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Array, Encoder, Near, Operation, Record, Version
+from memedit.memory.rules import places_in
 from memedit.memory.store import Store
 from memedit.memory.vectors import Vectors
 
@@ -183,6 +184,14 @@ class ReadableMemory:
         """
         with self._store.reading() as db:
             return self._live.near(db, queries, vectors, k, instant(at))
+
+    def subjects_in(self, text: str) -> builtins.list[str]:
+        """Subjects (and aliases) of live edits that a text names, as it writes them; what stands last comes first."""
+        places = places_in(text)
+        with self._store.reading() as db:
+            spans = [places[name] for name in reading.by_name(db, sorted(places))]
+        whole = [s for s in spans if not any(o != s and o[0] <= s[0] and s[1] <= o[1] for o in spans)]
+        return [text[start:end] for start, end in sorted(set(whole), reverse=True)]
 
     # -- settings
 
