@@ -80,7 +80,7 @@ def routed(
     plain = [i for i, talk in enumerate(talks) if talk is None and texts[i].strip()]
     chats = [talk for talk in talks if talk is not None]
     by_text = dict(zip(plain, router.route([texts[i] for i in plain], at), strict=True))
-    by_talk = iter(router.route_chat(chats, at))
+    by_talk = iter(router.route_chat(chats, at) if chats else ())
     return [
         by_text.get(i, Route(texts[i], (), (), 1.0, None)) if talk is None else next(by_talk)
         for i, talk in enumerate(talks)

@@ -50,8 +50,8 @@ class EditedModel:
     def __init__(self, base: HFModel, router: Router, settings: Settings | None = None) -> None:
         self.base = base
         self.router = router
-        self.asked = Asked(base)
         self._settings = dict(settings or {})
+        self.asked = Asked(base)
         self._methods: dict[str, EditMethod] = {}
         for name in self._settings:
             self._method(name)  # what can't be set is said now, and not at the first edit that fires

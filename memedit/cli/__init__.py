@@ -8,8 +8,8 @@ look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 chat.py      chat
 backup.py    backup, restore, compact
-demos.py     demos
 upkeep.py    doctor, rebuild, methods, bench, eval, train
+demos.py     demos build, show, list, remove
 """
 
 from __future__ import annotations

@@ -76,9 +76,8 @@ def chat(
     """
     rows = list(_read(source)) if source else None
     with opened(memory) as m:
-        talk = Talk(
-            edited_model(m, model, device, dtype, method, false_fire_rate, settings), system, max_new_tokens
-        )
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
+        talk = Talk(edited, system, max_new_tokens)
         if talk.edited.asked.template.plain:
             _note("the model has no chat template: it is asked in plain questions and answers")
         if rows is not None:
