@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from memedit import spread
-from memedit.errors import ModelError, unknown
+from memedit.errors import ModelError
+from memedit.loading import load
 from memedit.prefix import PrefixCache
 
 if TYPE_CHECKING:
     import torch
 
-PRETRAINED = Path(__file__).parent / "pretrained"
-SHIPPED = {"base": PRETRAINED / "base"}
 DEFAULT_NEW_TOKENS = 32
 
 
@@ -119,38 +118,11 @@ class HFModel:
         Raises:
             ModelError: nothing of that name, or it can't be loaded; the message says what to do.
         """
-        import torch
-
         if isinstance(model, HFModel):
             return model
-        if not isinstance(model, (str, Path)):
-            return cls(model if device is None or spread.is_spread(model) else model.to(device), tokenizer)
-        if device_map is not None:
-            spread.check_accelerate()
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if dtype is None:
-            dtype = torch.float32 if str(device).startswith("cpu") else "auto"
-        elif isinstance(dtype, str) and dtype != "auto":
-            if not isinstance(getattr(torch, dtype, None), torch.dtype):
-                raise ModelError(unknown("dtype", dtype, ["float32", "bfloat16", "float16", "auto"]))
-            dtype = getattr(torch, dtype)
-        where = find_model(str(model))
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        try:
-            with _quiet():
-                loaded = AutoModelForCausalLM.from_pretrained(
-                    where, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map
-                )
-                tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-                    where, trust_remote_code=trust_remote_code
-                )
-            if device_map is None:
-                loaded.to(torch.device(device))  # type: ignore[arg-type]
-            return cls(loaded, tokenizer)
-        except (OSError, ValueError, RuntimeError, AssertionError) as error:
-            raise ModelError(f"can't load the model {str(model)!r}: {_first_line(error)}") from error
+        if isinstance(model, (str, Path)):
+            return cls(*load(str(model), tokenizer, device, dtype, device_map, trust_remote_code))
+        return cls(model if device is None or spread.is_spread(model) else model.to(device), tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -326,34 +298,6 @@ class HFModel:
         return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
 
 
-def find_model(name: str) -> str:
-    """Where a model is loaded from: a shipped model's folder, a folder of the user's, or the hub name itself.
-
-    Raises:
-        ModelError: neither, with near names.
-    """
-    if name in SHIPPED:
-        if not (SHIPPED[name] / "config.json").exists():
-            raise ModelError(
-                f"the shipped model {name!r} is missing from this installation; reinstall memedit, or name another --model"
-            )
-        return str(SHIPPED[name])
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise ModelError(f"the folder {name} holds no model: it has no config.json")
-        return str(path)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local or ("/" not in name and name not in _BARE_HUB_NAMES):
-        what = f"no folder {name}" if looks_local else unknown("model", name, [*SHIPPED, *_BARE_HUB_NAMES])
-        raise ModelError(f"{what}; give a shipped name, a folder, or a hub name such as Qwen/Qwen3-0.6B")
-    return name
-
-
-# Hub names from before names had an owner; any other bare word is more likely a slip.
-_BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
-
-
 def batch_rows(batch_size: int | None, prompts: int) -> int:
     """Rows of one forward pass; all where nothing is said.
 
@@ -433,22 +377,3 @@ def _seeded(seed: int | None) -> Iterator[None]:
     with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading bars of a model are noise in a command that has its own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -25,7 +25,7 @@ def template(request):
     if request.param == "shipped":
         from transformers import AutoTokenizer
 
-        from memedit.lm import find_model
+        from memedit.loading import find_model
 
         return ChatTemplate(AutoTokenizer.from_pretrained(find_model("base")))
     tokenizer = tiny_tokenizer()

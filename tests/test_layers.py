@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner"},
+    {"subjects", "encoder", "prefix", "combiner", "loading"},
     {"scope", "lm", "data", "metrics", "chat", "doubts", "dialogue"},
     {"memory"},
     {"methods"},
