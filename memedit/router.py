@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memedit.dialogue import Step, steps
+from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.lm import as_texts
 from memedit.methods import method_info

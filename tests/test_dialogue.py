@@ -15,8 +15,8 @@ from dialogue_cases import (
 )
 
 from memedit.chat import Conversation, Turn
-from memedit.dialogue import meant, steps
-from memedit.doubts import doubts
+from memedit.chat.dialogue import meant, steps
+from memedit.chat.doubts import doubts
 from memedit.edit import Edit
 from memedit.memory import EditMemory
 from memedit.router import Router

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
     {"subjects", "encoder", "prefix", "combiner", "loading"},
-    {"scope", "lm", "data", "metrics", "chat", "doubts", "dialogue"},
+    {"scope", "lm", "data", "metrics", "chat"},
     {"memory"},
     {"methods"},
     {"demonstrations"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"batches", "asked", "explanation"},
     {"edited"},
     {"evaluate"},
-    {"bench", "bench_generate", "bench_chat", "demo", "bench_gpu", "doctor"},
+    {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [

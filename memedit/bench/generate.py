@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from memedit.bench import Entry, entry, invented_edits, seconds
+from memedit.bench.measured import Entry, entry, invented_edits, seconds
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel

@@ -7,7 +7,7 @@ import tempfile
 from itertools import islice
 from typing import Any
 
-from memedit.bench import _RELATIONS, Entry, entry, invented_edits
+from memedit.bench.measured import RELATIONS, Entry, entry, invented_edits
 
 EDITS = 60
 TURNS = (1, 5, 10)
@@ -30,7 +30,7 @@ def chat(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     rng = random.Random(0)
     edits = list(islice(invented_edits(1000), EDITS))
     others = [
-        next(o for o in rng.sample(_RELATIONS[i % 4][1], 2) if o != e.target) for i, e in enumerate(edits)
+        next(o for o in rng.sample(RELATIONS[i % 4][1], 2) if o != e.target) for i, e in enumerate(edits)
     ]
     talks: list[list[dict[str, Any]]] = [
         [{"role": "user", "content": _QUESTIONS[i % 4].format(e.subject)}] for i, e in enumerate(edits)

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from memedit.chat import Conversation, Turn
-from memedit.doubts import (
+from memedit.chat.doubts import (
     ABOUT,
     AND,
     ASKS,
@@ -30,6 +29,7 @@ from memedit.doubts import (
     elliptical,
     verdicts_on,
 )
+from memedit.chat.template import Conversation, Turn
 from memedit.subjects import COMMON, content, find, guesses, words
 
 MOST_STEPS = 32  # user turns that are gone back for what a doubt is about
