@@ -231,6 +231,7 @@ def test_names_are_found_however_they_are_written(run):
 def test_no_empty_line_where_no_bar_is_seen(run):
     run("add-fact", "Tea is blue.")
     assert run("compact").stderr == ""
+    assert said(run("rebuild", "--json")) == {"memory": "indexes/default", "edits": 1, "reencoded": False}
 
 
 def test_a_purge_says_what_a_repair_has_kept(run, tmp_path):

@@ -128,7 +128,8 @@ def list_(memory: str, limit: int, as_json: bool) -> None:
 
 @demos.command()
 @memory_option
-def remove(memory: str) -> None:
+@json_option
+def remove(memory: str, as_json: bool) -> None:
     """Take a memory's own demonstrations away; ike then uses those that ship.
 
     \b
@@ -139,6 +140,9 @@ def remove(memory: str) -> None:
 
     with existing(memory, readonly=True) as m:
         there = remove_store(m.path)
+    if as_json:
+        print_json({"memory": memory, "removed": there})
+        return
     click.echo(
         f"removed the demonstrations of {memory}" if there else f"{memory} has no demonstrations of its own"
     )

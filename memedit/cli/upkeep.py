@@ -101,7 +101,8 @@ def doctor(repair: bool, memory: str, as_json: bool) -> None:
     help="Encode all edits anew with the encoder at hand (after a change of encoder).",
 )
 @memory_option
-def rebuild(memory: str, reencode: bool) -> None:
+@json_option
+def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
     """Make the index anew from the database.
 
     \b
@@ -118,6 +119,9 @@ def rebuild(memory: str, reencode: bool) -> None:
     ):
         m.rebuild(reencode=reencode, progress=bar)
         total = len(m)
+    if as_json:
+        print_json({"memory": memory, "edits": total, "reencoded": reencode})
+        return
     click.echo(f"rebuilt the index of {memory}: {counted(total, 'live edit')}")
 
 

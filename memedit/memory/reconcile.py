@@ -121,10 +121,13 @@ def _versions(found: Rows, states: Mapping[tuple[int, int], Row], done: Repaired
         for (id, v), row in states.items()
         if _trust(row) == 3 and row["status"] != "purged"
     }
+    there = {(rows[0]["edit"], rows[0]["version"]) for rows in found["versions"].values()}
     for rows in found["versions"].values():
         key = rows[0]["edit"], rows[0]["version"]
         owner = by_content.get((rows[0]["hash"], key[1]), key[0])
-        if key[0] != owner and (key not in states or states[key]["hash"] != rows[0]["hash"]):
+        # Two edits may well have said the same: only one that lacks this version can have lost it.
+        lacks = (owner, key[1]) not in there
+        if key[0] != owner and lacks and (key not in states or states[key]["hash"] != rows[0]["hash"]):
             rows = [
                 {**row, "edit": owner} for row in rows
             ]  # it is another edit's, and its number was altered
