@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.lm import as_texts
 from memedit.methods import method_info
+from memedit.subjects import find
 
 if TYPE_CHECKING:
     from memedit.chat import Conversation
@@ -185,7 +186,8 @@ class Router:
             judged.append((n, kind, probability))
         judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
-        kept = _newest_of_conflicting(firing)[:MAX_EDITS]
+        exact = _longest_named(query, firing)
+        kept = _newest_of_conflicting(exact)[:MAX_EDITS]
         candidates = tuple(
             Candidate(
                 id=n.record.id,
@@ -194,7 +196,7 @@ class Router:
                 probability=probability,
                 cosine=n.cosine,
                 named=n.named,
-                reason=self._reason(n, kind, probability, threshold, firing, kept),
+                reason=self._reason(n, kind, probability, threshold, firing, exact, kept),
             )
             for n, kind, probability in judged
         )
@@ -206,11 +208,14 @@ class Router:
         return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
 
     def _reason(
-        self, n: Near, kind: str, probability: float, threshold: float, firing: list[Near], kept: list[Near]
-    ) -> str:
+        self, n: Near, kind: str, probability: float, threshold: float,
+        firing: list[Near], exact: list[Near], kept: list[Near],
+    ) -> str:  # fmt: skip
         named = "names the subject" if n.named else "does not name the subject"
         if n in kept:
             return f"{kind}: {named}, {probability:.3f} >= {threshold:.3f}"
+        if n in firing and n not in exact:
+            return "its subject's name is part of a longer one, of an edit that fires"
         if n in firing:
             return "a newer edit of the same fact fires in its place"
         if probability >= threshold:
@@ -267,6 +272,32 @@ def _both(kept: Route, own: Route) -> Route:
         edits=tuple(sorted(first, key=lambda c: c.id)),
         nearest=tuple(sorted(nearest.values(), key=lambda c: -c.probability)),
     )
+
+
+def _longest_named(query: str, firing: list[Near]) -> list[Near]:
+    """Without edits whose subject the query names only within a longer name, of another's subject.
+
+    "The mayor of New York City" is no question about New York, where the memory knows both.
+    """
+    if len(firing) < 2:
+        return firing
+    spans = {n.record.id: _spans(n.record.edit, query) for n in firing}
+
+    def within(a: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
+        return any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in others)
+
+    def part_of_another(n: Near) -> bool:
+        own = spans[n.record.id]
+        others = [span for id, some in spans.items() if id != n.record.id for span in some]
+        return bool(own) and all(within(span, others) for span in own)
+
+    return [n for n in firing if not part_of_another(n)]
+
+
+def _spans(edit: Edit, query: str) -> set[tuple[int, int]]:
+    """Where a query has a whole name of the edit's subject, the longest of those that overlap."""
+    found = {span for name in edit.names for f in [find(name, query)] if f.share == 1 for span in f.spans}
+    return {a for a in found if not any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in found)}
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:
