@@ -17,7 +17,7 @@ from memedit.demonstrations import handed
 from memedit.errors import ModelError
 from memedit.explanation import Explanation
 from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
-from memedit.methods import load_method, method_info
+from memedit.methods import load_method, method_info, settings_by_name
 from memedit.router import Route, Router
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class EditedModel:
     def __init__(self, base: HFModel, router: Router, settings: Settings | None = None) -> None:
         self.base = base
         self.router = router
-        self._settings = dict(settings or {})
+        self._settings = settings_by_name(settings or {})
         self.asked = Asked(base)
         self._methods: dict[str, EditMethod] = {}
         for name in self._settings:
@@ -205,9 +205,12 @@ class EditedModel:
         prompts = as_texts(prompts)
         talks = self.asked.in_texts(prompts)
         routes = self._routes(prompts, routes, talks, at)
+        if any(route.fired for route in routes):
+            batches.refuse(options, self.generation_config, rows=len(prompts))
 
         def answer(rows: list[int], lm: Any) -> list[str]:
-            return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
+            own = batches.numbered(options, rows)
+            return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **own)
 
         return self._by_route(routes, tails(talks), answer)
 
@@ -290,7 +293,12 @@ class EditedModel:
 
         Args:
             at: the time whose facts hold; None for now. options: as for `generate`.
+
+        Raises:
+            ModelError: several sequences are asked for.
         """
+        if batches.setting("num_return_sequences", options, self.generation_config) not in (None, 1):
+            raise ModelError("explain shows one answer: leave num_return_sequences out")
         (route,) = self.route([prompt], at)
         (base,) = self.base.generate([prompt], **options)
         if not route.fired:
@@ -390,7 +398,8 @@ class EditedModel:
                 "generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row"
             )
         tokenizer = self.tokenizer
-        ids = batches.realigned(ids, options, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        pad = batches.padding(options, self.generation_config, tokenizer)
+        ids = batches.realigned(ids, options, pad, tokenizer.eos_token_id)
         talks = self.asked.in_ids(ids, options.get("attention_mask")) if talks is None else talks
         if routes is None:
             routes = routed(self.router, self.asked.texts_of(ids, options.get("attention_mask")), talks, at)
@@ -410,4 +419,5 @@ class EditedModel:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
             parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]
         parts.append((plain, self.base.generate(seed=seed, **batches.rows_of(ids, options, plain))))
-        return batches.joined(parts, len(routes), tokenizer.pad_token_id)
+        beams = batches.setting("num_beams", options, self.generation_config) or 1
+        return batches.joined(parts, len(routes), pad, beams)

@@ -195,8 +195,15 @@ class HFModel:
             return out
 
     def text_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a call with texts: a length where none is said, the tokenizer where strings stop."""
+        """The options of a call with texts: a length where none is said, the tokenizer where strings stop.
+
+        Raises:
+            ModelError: a length that is none.
+        """
         options = dict(options)
+        asked = options.get("max_new_tokens")
+        if asked is not None and (not isinstance(asked, int) or asked < 1):
+            raise ModelError(f"max_new_tokens is {asked!r}; it must be a whole number of at least 1")
         if not {"max_new_tokens", "max_length", "generation_config"} & options.keys():
             options["max_new_tokens"] = DEFAULT_NEW_TOKENS
         if options.get("stop_strings") is not None:
@@ -234,7 +241,7 @@ class HFModel:
         """Scores of targets as continuations; a space is put between prompt and target where none is.
 
         Raises:
-            ModelError: not as many targets as prompts, or a target without a token.
+            ModelError: not as many targets as prompts, a target without a token, or a pair that the model can't take.
         """
         import torch
 
@@ -242,9 +249,11 @@ class HFModel:
         prompts, targets = as_texts(prompts), as_texts(targets)
         same_number(prompts, targets, "targets")
         scores: list[Score] = []
-        for start in range(0, len(prompts), batch_size):
-            pairs = zip(prompts[start : start + batch_size], targets[start : start + batch_size], strict=True)
+        for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
+            some = prompts[start : start + batch_size]
+            pairs = zip(some, targets[start : start + batch_size], strict=True)
             ids, mask, lengths = self._scored_ids(list(pairs))
+            self.check_length(some, mask, {"max_new_tokens": 0})
             with torch.no_grad():
                 # The left-padded batch is read from the right, so that spliced-in context goes unseen.
                 logits = self.model(input_ids=ids, attention_mask=mask, **self._positions(mask)).logits
@@ -304,8 +313,8 @@ def batch_rows(batch_size: int | None, prompts: int) -> int:
     Raises:
         ModelError: a batch of no row.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ModelError(f"batch_size is {batch_size}; it must be at least 1")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ModelError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     return batch_size or max(1, prompts)
 
 

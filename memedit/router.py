@@ -13,6 +13,7 @@ from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.lm import as_texts
 from memedit.methods import method_info
+from memedit.subjects import find
 
 if TYPE_CHECKING:
     from memedit.chat import Conversation
@@ -185,7 +186,8 @@ class Router:
             judged.append((n, kind, probability))
         judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
-        kept = _newest_of_conflicting(firing)[:MAX_EDITS]
+        exact = _named_best(query, firing)
+        kept = _newest_of_conflicting(exact)[:MAX_EDITS]
         candidates = tuple(
             Candidate(
                 id=n.record.id,
@@ -194,7 +196,7 @@ class Router:
                 probability=probability,
                 cosine=n.cosine,
                 named=n.named,
-                reason=self._reason(n, kind, probability, threshold, firing, kept),
+                reason=self._reason(n, kind, probability, threshold, firing, exact, kept),
             )
             for n, kind, probability in judged
         )
@@ -206,11 +208,14 @@ class Router:
         return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
 
     def _reason(
-        self, n: Near, kind: str, probability: float, threshold: float, firing: list[Near], kept: list[Near]
-    ) -> str:
+        self, n: Near, kind: str, probability: float, threshold: float,
+        firing: list[Near], exact: list[Near], kept: list[Near],
+    ) -> str:  # fmt: skip
         named = "names the subject" if n.named else "does not name the subject"
         if n in kept:
             return f"{kind}: {named}, {probability:.3f} >= {threshold:.3f}"
+        if n in firing and n not in exact:
+            return "another edit's subject, which fires, is named better in its place"
         if n in firing:
             return "a newer edit of the same fact fires in its place"
         if probability >= threshold:
@@ -267,6 +272,44 @@ def _both(kept: Route, own: Route) -> Route:
         edits=tuple(sorted(first, key=lambda c: c.id)),
         nearest=tuple(sorted(nearest.values(), key=lambda c: -c.probability)),
     )
+
+
+def _named_best(query: str, firing: list[Near]) -> list[Near]:
+    """Without edits whose subject is named less well than another's in the same place of the query.
+
+    "The mayor of New York City" is no question about New York, where the memory knows both; nor is one about Ada
+    Park, who is named in full, one about Ada Lee Park.
+    """
+    if len(firing) < 2:
+        return firing
+    found = {n.record.id: _places(n.record.edit, query) for n in firing}
+
+    def outdone(n: Near) -> bool:
+        whole, own = found[n.record.id]
+        others = [
+            span
+            for id, (other_whole, some) in found.items()
+            if id != n.record.id and other_whole
+            for span in some
+        ]
+
+        def better(span: tuple[int, int]) -> bool:
+            start, end = span
+            if whole:
+                return any(a <= start and end <= b and (a, b) != span for a, b in others)
+            return any(a < end and start < b for a, b in others)
+
+        return bool(own) and all(map(better, own))
+
+    return [n for n in firing if not outdone(n)]
+
+
+def _places(edit: Edit, query: str) -> tuple[bool, set[tuple[int, int]]]:
+    """Whether a query has a whole name of the edit's subject, and where; else where it has part of one."""
+    looked = [found for name in edit.names for found in [find(name, query)] if found.share]
+    best = max((found.share for found in looked), default=0.0)
+    spans = {span for found in looked if found.share == best for span in found.spans}
+    return best == 1, {a for a in spans if not any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in spans)}
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:

@@ -111,7 +111,7 @@ def test_at_a_terminal_errors_are_shown_and_the_talk_goes_on(memory, monkeypatch
 
     module = __import__("sys").modules[command.callback.__module__]
     memory.add(FACT)
-    lines = iter(["/undo now", "/add-fact", "", ASKED, "/exit"])
+    lines = iter(["/undo now", "/add-fact", "/add-fact --help", "", ASKED, "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     talk = Talk(EditedModel(HFModel.from_pretrained("base"), Router(memory)), None, 8)
     module._converse(talk)

@@ -173,6 +173,10 @@ def test_a_name_inside_another_word_is_no_leak():
         ({"ratio": (1, 3, -4)}, "three numbers"),
         ({"ratio": "1:3:4"}, "three numbers"),
         ({"fact": "New Fact:"}, "lacks"),
+        ({"fact": 3}, "must be text"),
+        ({"ask": None}, "must be text"),
+        ({"fact": "{statement} {source}"}, "alone"),
+        ({"erasure": "{prompt} {0}"}, "alone"),
         ({"strength": 1}, "does not take these settings"),
     ],
 )
@@ -234,6 +238,8 @@ def test_a_wrong_setting_is_said_when_the_model_is_made(tmp_path, lm):
             EditedModel(lm("qwen3"), _Fires(memory, FRANCE), {"ike": {"k": "many"}})
         with pytest.raises(MethodError, match="did you mean"):
             EditedModel(lm("qwen3"), _Fires(memory, FRANCE), {"ikee": {"k": 1}})
+        with pytest.raises(MethodError, match="by its name"):
+            EditedModel(lm("qwen3"), _Fires(memory, FRANCE), {"ike": 8})
 
 
 def test_the_contexts_of_an_edit_are_made_once():

@@ -35,7 +35,9 @@ def invented_edits(n: int) -> Iterator[Edit]:
         j = i // len(RELATIONS)
         subject = f"{_FIRST[j % len(_FIRST)]} {_LAST[j // len(_FIRST) % len(_LAST)]}"
         rest = j // (len(_FIRST) * len(_LAST))
-        subject += f" {'I' * rest}" if rest else ""
+        if rest:  # no name may be part of another's
+            middle = _FIRST[(rest - 1) % len(_FIRST)] + "bert" * ((rest - 1) // len(_FIRST))
+            subject = subject.replace(" ", f" {middle} ")
         yield Edit(prompt=prompt.format(subject), target=targets[(i * 7 + j) % len(targets)], subject=subject)
 
 

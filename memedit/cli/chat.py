@@ -205,6 +205,8 @@ def _turn(talk: Talk, text: str, fails: bool) -> bool:
         if talk.dropped:
             _note(f"the oldest {counted(talk.dropped, 'turn')} no longer fit the model and were left out")
         _note(_verdict(talk.route))
+    except click.exceptions.Exit:  # the command's --help was shown
+        pass
     except (MemeditError, click.ClickException) as error:
         if fails:
             raise

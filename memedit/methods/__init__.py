@@ -6,6 +6,7 @@ A method's module is imported when its name is used, so that the table costs not
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,3 +91,16 @@ def load_method(name: str, **settings: Any) -> EditMethod:
         return cls(**settings)
     except TypeError as error:
         raise MethodError(f"method {name!r} does not take these settings: {error}") from error
+
+
+def settings_by_name(settings: Any) -> dict[str, Mapping[str, Any]]:
+    """Settings of methods, as a copy.
+
+    Raises:
+        MethodError: they are no settings by method name.
+    """
+    if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
+        raise MethodError(
+            f'the settings are {settings!r}; give each method\'s by its name, such as {{"ike": {{"k": 8}}}}'
+        )
+    return dict(settings)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # With more different contexts in a batch, reading them along with the prompts is cheaper than one by one.
 MOST_PREFIXES = 8
 
+# What models without keys and values go on from, by the names of their `forward`.
+_STATES = ("cache_params", "state")
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -119,7 +122,7 @@ class AppliedModel:
             ValueError: another number of prompts than of rows.
         """
         self._same_number(len(prompts))
-        size = batch_rows(batch_size, len(prompts))
+        size, options = batch_rows(batch_size, len(prompts)), _apart(options)
         out: list[str] = []
         for start in range(0, len(prompts), size):
             with self._active(start, size, self.base.text_options(options)):
@@ -130,7 +133,7 @@ class AppliedModel:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
         with self._active(0, len(self.rows), inputs):
-            out = self.base.generate(seed=seed, **inputs)
+            out = self.base.generate(seed=seed, **_apart(inputs))
         if getattr(out, "past_key_values", None) is not None:
             out.past_key_values = None  # it holds the contexts, and fits no prompt of the caller's
         return out
@@ -139,7 +142,7 @@ class AppliedModel:
         """As `HFModel.score`; prompt i is row i."""
         self._same_number(len(prompts))
         out: list[Score] = []
-        for start in range(0, len(prompts), batch_size):
+        for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             rows = slice(start, start + batch_size)
             with self._active(start, batch_size, {"max_new_tokens": 0}):
                 out += self.base.score(list(prompts[rows]), list(targets[rows]), batch_size=batch_size)
@@ -173,6 +176,8 @@ class AppliedModel:
         # Without kwargs the call is another thread's, which met this hook while it was being removed.
         if batch is None or kwargs is None or not any(row.context for row in batch.rows):
             return None
+        if batch.splice is not None and any(kwargs.get(name) is not None for name in _STATES):
+            return None  # a recurrent state goes on, and has read the contexts
         kwargs = dict(kwargs)
         ids: Tensor = kwargs["input_ids"]
         cache = kwargs.get("past_key_values")
@@ -269,8 +274,9 @@ class AppliedModel:
         if batch is None or output is None or batch.splice is None or batch.mask is None:
             return
         inside, column = batch.mask.shape[1], batch.splice.column
-        begins = kwargs["attention_mask"].shape[1] == inside
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+        mask = kwargs.get("attention_mask")  # a recurrent state goes on without one
+        begins = mask is not None and mask.shape[1] == inside
         if states is not None and begins:
             output.hidden_states = tuple(own_columns(state, column, 1) for state in states)
         if attentions is not None:
@@ -299,6 +305,42 @@ class AppliedModel:
             return output + torch.bmm(torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2))
 
         return add
+
+
+class _Apart:
+    """A custom processor or criterion: should it ask the model itself, it asks the base, not the row with its edits."""
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_inner" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def __call__(self, input_ids: Tensor, scores: Any) -> Any:
+        token = _ACTIVE.set(None)
+        try:
+            return self._inner(input_ids, scores)
+        finally:
+            _ACTIVE.reset(token)
+
+
+def _apart(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with what the caller wrote to be asked between the passes set apart.
+
+    Hugging Face's own stay as they are, since `generate` knows by their class what takes the place of an option.
+    """
+    out = dict(options)
+    for name in ("logits_processor", "stopping_criteria"):
+        own = out.get(name)
+        if own:
+            known = [
+                type(each).__module__.startswith("transformers.") and not hasattr(each, "model")
+                for each in own
+            ]
+            out[name] = type(own)(each if k else _Apart(each) for each, k in zip(own, known, strict=True))
+    return out
 
 
 @contextmanager

@@ -69,9 +69,18 @@ class Settings:
             raise MethodError(
                 f"ike's ratio is {self.ratio!r}; give three numbers, of copy, update and retain, not all of them 0"
             )
-        for name, place in (("fact", "{statement}"), ("erasure", "{prompt}")):
-            if place not in getattr(self, name):
-                raise MethodError(f"ike's {name} template lacks {place}")
+        for name, place in (("fact", "statement"), ("erasure", "prompt"), ("ask", "")):
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise MethodError(f"ike's {name} is {text!r}; it must be text")
+            if f"{{{place}}}" not in text and place:
+                raise MethodError(f"ike's {name} template lacks {{{place}}}")
+            try:
+                text = text.format(**{place: ""}) if place else text
+            except (KeyError, IndexError, ValueError) as error:
+                raise MethodError(
+                    f"ike's {name} template is {text!r}; it takes {{{place}}} alone, and other braces doubled"
+                ) from error
 
 
 class IKE(EditMethod):
