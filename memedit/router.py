@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ class Router:
             judged.append((n, kind, probability))
         judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
-        exact = _longest_named(query, firing)
+        exact = _named_best(query, firing)
         kept = _newest_of_conflicting(exact)[:MAX_EDITS]
         candidates = tuple(
             Candidate(
@@ -215,7 +215,7 @@ class Router:
         if n in kept:
             return f"{kind}: {named}, {probability:.3f} >= {threshold:.3f}"
         if n in firing and n not in exact:
-            return "its subject's name is part of a longer one, of an edit that fires"
+            return "another edit's subject, which fires, is named better in its place"
         if n in firing:
             return "a newer edit of the same fact fires in its place"
         if probability >= threshold:
@@ -274,30 +274,42 @@ def _both(kept: Route, own: Route) -> Route:
     )
 
 
-def _longest_named(query: str, firing: list[Near]) -> list[Near]:
-    """Without edits whose subject the query names only within a longer name, of another's subject.
+def _named_best(query: str, firing: list[Near]) -> list[Near]:
+    """Without edits whose subject is named less well than another's in the same place of the query.
 
-    "The mayor of New York City" is no question about New York, where the memory knows both.
+    "The mayor of New York City" is no question about New York, where the memory knows both; nor is one about Ada
+    Park, who is named in full, one about Ada Lee Park.
     """
     if len(firing) < 2:
         return firing
-    spans = {n.record.id: _spans(n.record.edit, query) for n in firing}
+    found = {n.record.id: _places(n.record.edit, query) for n in firing}
 
-    def within(a: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
-        return any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in others)
+    def outdone(n: Near) -> bool:
+        whole, own = found[n.record.id]
+        others = [
+            span
+            for id, (other_whole, some) in found.items()
+            if id != n.record.id and other_whole
+            for span in some
+        ]
 
-    def part_of_another(n: Near) -> bool:
-        own = spans[n.record.id]
-        others = [span for id, some in spans.items() if id != n.record.id for span in some]
-        return bool(own) and all(within(span, others) for span in own)
+        def better(span: tuple[int, int]) -> bool:
+            start, end = span
+            if whole:
+                return any(a <= start and end <= b and (a, b) != span for a, b in others)
+            return any(a < end and start < b for a, b in others)
 
-    return [n for n in firing if not part_of_another(n)]
+        return bool(own) and all(map(better, own))
+
+    return [n for n in firing if not outdone(n)]
 
 
-def _spans(edit: Edit, query: str) -> set[tuple[int, int]]:
-    """Where a query has a whole name of the edit's subject, the longest of those that overlap."""
-    found = {span for name in edit.names for f in [find(name, query)] if f.share == 1 for span in f.spans}
-    return {a for a in found if not any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in found)}
+def _places(edit: Edit, query: str) -> tuple[bool, set[tuple[int, int]]]:
+    """Whether a query has a whole name of the edit's subject, and where; else where it has part of one."""
+    looked = [found for name in edit.names for found in [find(name, query)] if found.share]
+    best = max((found.share for found in looked), default=0.0)
+    spans = {span for found in looked if found.share == best for span in found.spans}
+    return best == 1, {a for a in spans if not any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in spans)}
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:

@@ -131,7 +131,10 @@ def test_an_edit_that_was_taken_back_is_not_stated_again(tmp_path, classifier):
 def test_one_turn_alone_is_routed_as_it_stands(router):
     texts = ["What is the capital of France?", "Who is his wife?", "Are you sure?"]
     for text, route in zip(texts, router.route(texts), strict=True):
-        assert router.route_chat([conversation(text)]) == [route]
+        (alone,) = router.route_chat([conversation(text)])
+        assert [(c.id, c.reason) for c in alone.nearest] == [(c.id, c.reason) for c in route.nearest]
+        assert (alone.query, alone.threshold) == (route.query, route.threshold)
+        assert [c.id for c in alone.edits] == [c.id for c in route.edits]
 
 
 def test_a_merged_system_prompt_hides_no_question(router):

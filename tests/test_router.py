@@ -139,4 +139,15 @@ def test_a_name_within_a_longer_one_is_not_what_is_asked_about(memory):
     assert [c.edit.subject for c in state.edits] == ["New York"]
     assert {c.edit.subject for c in both.edits} <= {"New York", "New York City"}
     dropped = [c for c in city.nearest if c.edit.subject == "New York"]
-    assert all("longer one" in c.reason or "<" in c.reason for c in dropped)
+    assert all("named better" in c.reason or "<" in c.reason for c in dropped)
+
+
+def test_a_subject_named_in_full_outdoes_one_that_is_named_in_part(memory):
+    born = "The birthplace of {} is"
+    memory.add([
+        Edit(prompt=born.format("Ada Abara"), target="Oslo", subject="Ada Abara"),
+        Edit(prompt=born.format("Ada Lee Abara"), target="Turin", subject="Ada Lee Abara"),
+    ])  # fmt: skip
+    short, long = Router(memory).route(["The birthplace of Ada Abara is", "Where was Ada Lee Abara born?"])
+    assert [c.edit.target for c in short.edits] == ["Oslo"]
+    assert [c.edit.target for c in long.edits] == ["Turin"]

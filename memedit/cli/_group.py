@@ -19,6 +19,7 @@ from memedit.errors import ContextWarning, DataError, MemeditError, OldSchema
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from memedit.edit import Edit
     from memedit.memory import EditMemory, Record
 
 DEFAULT_MEMORY = "indexes/default"
@@ -166,7 +167,7 @@ at_option = click.option(
     "--at",
     metavar="TIME",
     callback=moment,
-    help="Use the facts that hold then (valid-from, valid-to), e.g. 2027-01-01.  [default: now]",
+    help="Use the facts that hold then (valid-from, valid-to), e.g. 2027-01-01: its first moment, UTC.  [default: now]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -297,7 +298,8 @@ def progress(text: str) -> Iterator[Callback]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    err = Console(stderr=True)  # where nobody looks on, a bar would leave an empty line
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
 
@@ -367,6 +369,11 @@ def write_text(target: str, text: str) -> None:
 def write_json_lines(target: str, rows: list[dict[str, Any]]) -> None:
     """One JSON object a line, by `write_text`."""
     write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def fact(edit: Edit) -> str:
+    """An edit as people read it: an erasure has no answer, and its prompt alone would look like half a fact."""
+    return f"{edit.statement} (withheld)" if edit.kind == "erase" else edit.statement
 
 
 def counted(n: int, noun: str) -> str:

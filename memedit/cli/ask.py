@@ -10,6 +10,7 @@ from memedit.cli._group import (
     at_option,
     check_output,
     existing,
+    fact,
     false_fire_option,
     json_option,
     memory_option,
@@ -92,8 +93,7 @@ def say_route(route: Route) -> None:
     verdict = f"edit {ids} by {route.method}" if route.fired else "no edit: the base answers"
     click.echo(f"{route.query}\n  -> {verdict}")
     rows = [
-        [c.id, f"{c.probability:.3f}", f"{c.cosine:.2f}", c.edit.statement, c.reason]
-        for c in route.nearest[:5]
+        [c.id, f"{c.probability:.3f}", f"{c.cosine:.2f}", fact(c.edit), c.reason] for c in route.nearest[:5]
     ]
     if rows:
         print_table(["id#", "prob.#", "cosine#", "fact", "why"], rows)
@@ -133,10 +133,10 @@ def ask(
     if verdict.fired:
         click.echo(f"  base: {base.strip()}", err=True)
         for c in verdict.edits:
-            click.echo(f"  edit {c.id} ({c.reason}): {c.edit.statement}", err=True)
+            click.echo(f"  edit {c.id} ({c.reason}): {fact(c.edit)}", err=True)
     else:
         why = (
-            f"nearest: {verdict.nearest[0].edit.statement} ({verdict.nearest[0].reason})"
+            f"nearest: {fact(verdict.nearest[0].edit)} ({verdict.nearest[0].reason})"
             if verdict.nearest
             else "the memory is empty"
         )

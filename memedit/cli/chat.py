@@ -16,6 +16,7 @@ import click
 
 from memedit.cli._group import (
     counted,
+    fact,
     false_fire_option,
     json_option,
     memory_option,
@@ -249,9 +250,7 @@ def _command(talk: Talk, line: str) -> bool:
         command.invoke(context)
     elif name == "/edits":
         newest = list(talk.edited.memory)[-20:][::-1]
-        print_table(["id#", "fact"], [[r.id, r.edit.statement] for r in newest]) if newest else _note(
-            "no edits"
-        )
+        print_table(["id#", "fact"], [[r.id, fact(r.edit)] for r in newest]) if newest else _note("no edits")
     elif name == "/route":
         say_route(talk.route) if talk.route is not None else _note("nothing was asked yet")
     elif name == "/system":
@@ -292,7 +291,7 @@ def _read(source: str) -> Iterator[dict[str, Any]]:
 def _verdict(route: Route | None) -> str:
     if route is None or not route.fired:
         return "no edit in scope: the base answered"
-    return "; ".join(f"edit {c.id}: {c.edit.statement} ({c.reason})" for c in route.edits)
+    return "; ".join(f"edit {c.id}: {fact(c.edit)} ({c.reason})" for c in route.edits)
 
 
 def _note(text: str) -> None:
