@@ -44,7 +44,8 @@ CHAT = (
     # Not the marks that the few trained chats have: asked in this form, plain questions are answered as well in a talk
     # as alone, and stated facts are followed (8 of 8, against 6 of 8 by the marks).
     "{% for m in messages %}{% if m.role == 'assistant' %}Answer: {{ m.content | trim }}{{ '\\n\\n' }}"
-    "{% elif m.role == 'user' %}<|user|>{{ m.content | trim }}{{ '\\n' }}{% else %}<|system|>{{ m.content | trim }}{{ '\\n\\n' }}{% endif %}"
+    "{% elif m.role == 'user' %}<|user|>{{ m.content | trim }}{{ '\\n' }}{% else %}"
+    "<|system|>{{ m.content | trim }}{{ '\\n\\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
 )
 

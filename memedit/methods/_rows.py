@@ -9,6 +9,7 @@ those of the caller's tokens.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memedit import prefix
-from memedit.errors import ModelError
-from memedit.lm import HFModel, Score, batch_rows
+from memedit.errors import ContextWarning, ModelError
+from memedit.lm import HFModel, Score, batch_rows, too_long
 from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# New tokens that are sure to find room beside a context. A caller who allows more ("max_length" is often all that the
+# model takes) rarely means them, and would lose every fact to them; the generation is stopped where room ends.
+SURE_TOKENS = 64
 # With more different contexts in a batch, reading them along with the prompts is cheaper than one by one.
 MOST_PREFIXES = 8
 
@@ -89,6 +93,8 @@ class _Batch:
     starts: list[int] = field(default_factory=list)
     splice: Splice | None = None
     mask: Tensor | None = None  # of the first forward pass, contexts included
+    longest: int = 0  # tokens of its longest row
+    asked: int = 0  # new tokens that the caller allows
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -126,14 +132,16 @@ class AppliedModel:
         out: list[str] = []
         for start in range(0, len(prompts), size):
             with self._active(start, size, self.base.text_options(options)):
-                out += self.base.generate(list(prompts[start : start + size]), seed=seed, **options)
+                said = {**options, "stopping_criteria": self._room(options)}
+                out += self.base.generate(list(prompts[start : start + size]), seed=seed, **said)
         return out
 
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
         with self._active(0, len(self.rows), inputs):
-            out = self.base.generate(seed=seed, **_apart(inputs))
+            said = _apart(inputs)
+            out = self.base.generate(seed=seed, **{**said, "stopping_criteria": self._room(said)})
         if getattr(out, "past_key_values", None) is not None:
             out.past_key_values = None  # it holds the contexts, and fits no prompt of the caller's
         return out
@@ -165,6 +173,35 @@ class AppliedModel:
         """This thread's batch, if it is this model's: other threads use the same modules at the same time."""
         batch = _ACTIVE.get()
         return batch if batch is not None and batch.owner is self else None
+
+    def _room(self, options: Mapping[str, Any]) -> Any:
+        """The caller's stopping criteria, and one that stops where contexts and sequence fill the model."""
+        from transformers import StoppingCriteriaList
+
+        limit, own = self.base.context_length, options.get("stopping_criteria")
+        if limit is None or self.base.new_tokens(0, options) <= SURE_TOKENS:
+            return own
+        warned = False
+
+        def full(input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
+            nonlocal warned
+            batch = self._batch()
+            stop = False
+            if batch is not None and batch.splice is not None:
+                new = input_ids.shape[1] - batch.splice.visible
+                stop = batch.longest + new > limit
+                if stop and not warned and new < batch.asked:
+                    warned = True
+                    warnings.warn(
+                        ContextWarning(
+                            f"stopped after {new} of {batch.asked} new tokens: with what was stated before the prompt, "
+                            f"the {limit} tokens that the model takes are full"
+                        ),
+                        stacklevel=2,
+                    )
+            return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)
+
+        return StoppingCriteriaList([*(own or ()), full])
 
     # -- contexts
 
@@ -227,7 +264,7 @@ class AppliedModel:
         """As much of each row's context as there is room for, and where it goes."""
         bos = self.base.tokenizer.bos_token_id
         limit = self.base.context_length
-        new = self.base.new_tokens(ids.shape[1], batch.options)
+        new = batch.asked = self.base.new_tokens(ids.shape[1], batch.options)
         repeat = ids.shape[0] // len(batch.rows)  # beams and returned sequences repeat the batch's rows
         lengths = mask.sum(1).tolist()[::repeat]
         first = ids.gather(1, mask.long().argmax(-1, keepdim=True))[::repeat, 0].tolist()
@@ -235,7 +272,10 @@ class AppliedModel:
             own = int(lengths[i])
             begins = ids[i * repeat][mask[i * repeat].bool()][:32]
             prompt = self.base.tokenizer.decode(begins, skip_special_tokens=True)
-            context, out = fitted(row.context, self._encode, own, new, limit, prompt)
+            if limit is not None and own + new > limit:
+                raise ModelError(too_long(prompt, own, new, limit))
+            context, out = fitted(row.context, self._encode, own, min(new, SURE_TOKENS), limit, prompt)
+            batch.longest = max(batch.longest, own + len(context))
             kept = tuple(piece for piece in row.context if piece not in out)
             self.read[batch.first + i] = Read(joined(kept), out)
             batch.contexts.append(context)
