@@ -456,8 +456,8 @@ def test_a_length_that_is_all_the_model_takes_leaves_room_for_the_fact(memory, l
     assert torch.equal(
         new(got, inputs), hand(edited, [LINE + IN], max_length=513, **options)[:, : got.shape[1] - 24]
     )
-    assert edited.generate([IN], max_new_tokens=200, **options) == edited.base.generate(
-        [LINE + IN], max_new_tokens=200, **options
+    assert edited.generate([IN], max_new_tokens=200, do_sample=False) == edited.base.generate(
+        [LINE + IN], max_new_tokens=200, do_sample=False
     )
 
 
