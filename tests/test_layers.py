@@ -18,7 +18,7 @@ LAYERS = [
     {"router"},
     {"batches"},
     {"edited"},
-    {"evaluate"},
+    {"evaluate", "scope_eval"},
     {"bench", "bench_generate", "demo", "bench_gpu", "doctor"},
     {"cli", "__main__"},
 ]

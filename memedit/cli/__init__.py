@@ -9,6 +9,7 @@ ask.py       ask, route, generate, demo
 backup.py    backup, restore, compact
 upkeep.py    backup, restore, compact,
     doctor, rebuild, methods, bench, eval, train
+evalscope.py eval scope
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
 from memedit.cli.backup import backup, compact, restore
 from memedit.cli.edits import add_fact, erase_fact, update
+from memedit.cli.evalscope import scope as eval_scope
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
@@ -32,4 +34,4 @@ for command in (
 ):  # fmt: skip
     main.add_command(command)
 
-__all__ = ["main"]
+__all__ = ["eval_scope", "main"]

@@ -166,10 +166,9 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
 
 
-@click.command("eval")
+@click.group("eval", invoke_without_command=True)
 @click.option(
     "--data",
-    required=True,
     metavar="FILE",
     help="A data set: CounterFact, or our JSON lines with paraphrases and locality.",
 )
@@ -188,16 +187,25 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 )
 @model_options
 @false_fire_option
+@click.pass_context
 def eval_(
-    data: str, edits: int | None, method: str, unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
-    json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
+    ctx: click.Context, data: str | None, edits: int | None, method: str, unrelated: str | None, max_new_tokens: int,
+    batch_size: int, memory: str | None, json_file: str | None, model: str, device: str | None, dtype: str | None,
+    false_fire_rate: float | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
+    `memedit eval scope` scores the router's decisions alone, on all development sets.
+
     \b
-    Example:
+    Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
+      memedit eval scope --data ../shared/data --limit 100
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    if data is None:
+        raise click.UsageError("Missing option '--data'.", ctx)
     method_info(method)
     check_output(json_file)
     from memedit.data import read_cases, read_prompts
