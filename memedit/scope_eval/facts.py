@@ -48,7 +48,7 @@ def forms_of(data: Public) -> dict[str, list[str]]:
 
 def relations(data: Public, held_out: bool) -> Iterator[ScopeCase]:
     """An edit by one pattern, asked by the others; of the eight relations that no training sees, or of the others."""
-    apart = set(data.split["held_out_relations"])
+    apart = data.held_out
     forms = forms_of(data)
     taken: Counter[str] = Counter()
     for row in data.rows("pararel/triples_scope_train.jsonl", "dev"):

@@ -34,6 +34,14 @@ class Public:
             raise DataError(f"{self.folder / 'splits.json'} is no object of data sets with their parts")
         return found
 
+    @property
+    def held_out(self) -> frozenset[str]:
+        """ParaRel's relations that no training sees."""
+        try:
+            return frozenset(self.split["held_out_relations"])
+        except (KeyError, TypeError):
+            raise DataError(f"{self.folder / 'splits.json'} names no held_out_relations") from None
+
     def rows(self, name: str, part: str | None = None) -> list[Any]:
         """The rows of a file, JSON or JSON lines; with a part, those that splits.json gives to it."""
         found = self._read(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memedit.errors import DataError
-from memedit.scope_eval.cases import KINDS
+from memedit.scope_eval.cases import KINDS, NEAR
 from memedit.scope_eval.run import Scored, overall
 from memedit.scope_eval.scores import Asked, reliability
 
@@ -137,7 +137,7 @@ def shares(one: Scored) -> dict[str, float]:
     asked = one.asked
     general = np.isin(asked.kind, ("general",))
     fired = asked.score >= one.threshold
-    near = asked.outside()
+    near = np.isin(asked.kind, NEAR)
     out = {"hits": (fired & asked.right)[asked.inside], "near": fired[near], "general": fired[general]}
     return {key: float(values.mean()) if len(values) else math.nan for key, values in out.items()}
 
@@ -207,7 +207,8 @@ def _precision_recall(figure: Figure, scored: Sequence[Scored]) -> None:
         panel.grid(alpha=0.3)
     for panel in list(axes.flat)[len(sets) :]:
         panel.set_axis_off()
-    figure.supxlabel("recall: hits (%)")
+    for panel in list(axes.flat)[max(len(sets) - across, 0) : len(sets)]:
+        panel.set_xlabel("recall: hits (%)")
     figure.supylabel("precision: right among all that fires (%)")
     figure.suptitle(f"Precision and recall, {size:,} edits in memory (dot: at the threshold used)")
     handles, labels = axes.flat[0].get_legend_handles_labels()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def ask(judge: Judge, memories: Sequence[World], step: Callable[[int], None] | N
     tops = judge.tops(pieces, step)
     return Asked.of(
         [
-            (kind, home >= 0 and top.best == home, top.score if top.best >= 0 else -math.inf, top.ripple)
+            (kind, home >= 0 and top.best == home, top.score, top.ripple)
             for (_, kind, home), top in zip(queries, tops, strict=True)
         ]
     )

@@ -139,11 +139,14 @@ def cut_at(asked: Asked, rate: float) -> float:
 
 
 def reliability(asked: Asked, bins: int = BINS) -> list[tuple[float, float, int]]:
-    """(mean probability, share that was in scope, queries) in bins of equal mass, of top candidates above SEEN."""
+    """(mean probability, share that was in scope, queries) in bins of equal mass, of top candidates above SEEN.
+
+    With few queries there are fewer bins, of ten at least: in smaller ones chance alone would look like an error.
+    """
     seen = asked.score > SEEN
     score, true = asked.score[seen], (asked.inside & asked.right)[seen]
     order = np.lexsort((true, score))
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    parts = [part for part in np.array_split(order, min(bins, max(len(order) // 10, 1))) if len(part)]
     return [(float(score[part].mean()), float(true[part].mean()), len(part)) for part in parts]
 
 

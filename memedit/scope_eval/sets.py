@@ -42,7 +42,21 @@ class Set:
 
     name: str
     says: str
-    read: Callable[[Public], Iterable[ScopeCase]]
+    reader: Callable[[Public], Iterable[ScopeCase]]
+
+    def read(self, data: Public) -> Iterator[ScopeCase]:
+        """All its cases.
+
+        Raises:
+            DataError: a file can't be read, or holds something else than is expected there.
+        """
+        try:
+            yield from self.reader(data)
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            what = f"there is no field {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"a file of the set {self.name} in {data.folder} is not as it was published: {what}"
+            ) from None
 
 
 SETS = {
@@ -110,7 +124,9 @@ class Fillers:
     def of(cls, data: Public, seed: int = 0, bar: Bar | None = None) -> Fillers:
         """From all sets but users' questions, which have no subject to tell them by; what is not there is left out."""
         seen: set[str] = set()
-        readers = [s.read for s in SETS.values() if s.name not in ("nq", "claims")] + [facts.triples]
+        readers = [s.read for s in SETS.values() if s.name not in ("nq", "claims")] + [
+            Set("facts", "", facts.triples).read
+        ]
         others: list[ScopeCase] = []
         for i, read in enumerate(readers):
             with suppress(DataError):
