@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from memedit.cli import main
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -18,7 +18,9 @@ def test_commands_and_flags_that_a_page_names_exist(page):
     for line in re.findall(r"^(?:\.venv/bin/)?memedit (.+)$", blocks, re.MULTILINE):
         name, *rest = line.split("#")[0].split()
         assert name in main.commands, line
-        known = {option for p in main.commands[name].params for option in p.opts}
+        command = main.commands[name]
+        command = getattr(command, "commands", {}).get(rest[0] if rest else "", command)
+        known = {option for p in command.params for option in p.opts}
         flags = {word for word in rest if word.startswith("--") and word != "--help"}
         assert flags <= known or name == "train", line
 

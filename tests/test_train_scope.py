@@ -135,7 +135,7 @@ def test_the_card_scores_a_set_with_all_its_edits_in_memory(data, classifier, mo
     (row,) = scope_eval.table(classifier, scope_data.Data(data))
     assert (row["set"], row["edits"]) == ("few", 12)
     assert row["memedit"]["own"] == 1
-    assert row["memedit"]["balanced"] > row["memedit"]["paraphrase"] > 0.5
+    assert row["memedit"]["balanced"] >= row["memedit"]["paraphrase"] > 0.5
     assert row["queries"] == {"own": 12, "paraphrase": 12, "general": 2}
     assert {"BM25", "cosine"} <= row.keys()
 

@@ -99,9 +99,10 @@ def _names(ctx: click.Context, option: click.Parameter, value: str | None) -> tu
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, allow_dash=True),
-    metavar="FILE",
-    help='Write all scores to a file; "-" prints them.',
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write all scores as JSON to a file; without a name, print them.",
 )
 @click.option(
     "--report",
@@ -123,7 +124,7 @@ def scope(
     \b
     Examples:
       memedit eval scope --data ../shared/data --limit 100 --sizes 1,100,1000
-      memedit eval scope --sets hard,claims --classifier runs/scope/mine --json scores.json --report runs/report
+      memedit eval scope --sets hard,claims --classifier runs/scope/mine --json s.json --report runs/report
     """
     given = data or (ctx.parent.params.get("data") if ctx.parent else None)
     if not given:
@@ -151,13 +152,9 @@ def scope(
         "data": given, "sets": list(dict.fromkeys(s.set for s in scored)), "sizes": list(sizes), "limit": most or "none",
         "seed": seed, "machine": machine(),
     }  # fmt: skip
-    result = {
-        "setting": setting,
-        "goals": reached,
-        "overall": reports.overall(scored),
-        "scores": [s.row for s in scored],
-    }
     if json_file:
+        result = {"setting": setting, "goals": reached, "overall": reports.overall(scored)}
+        result["scores"] = [one.row for one in scored]
         write_text(json_file, json.dumps(reports.plain_json(result), ensure_ascii=False, indent=1) + "\n")
     if report is not None:
         report.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -251,6 +252,10 @@ def eval_(
     title = (
         f"{data}: {live:,} edits in memory at scoring, {method}, routed, {setting['decoding']}, model {model}"
     )
+    _show_scores(title, scores)
+
+
+def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:
     rows = [
         [s["kind"], s["score"], f"{100 * s['value']:.1f}", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
          "" if s["floor"] is None else f"{100 * s['floor']:.1f}", s["n"]]
