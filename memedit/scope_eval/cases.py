@@ -52,7 +52,8 @@ class ScopeCase:
 
     Attributes:
         about: the subject's names. relation: a relation's id ("P19"), or a form with "[X]" for the subject.
-        forms: whether the relation of its same-subject queries can be read from their form (else it is unknown).
+        forms: whether it is known what its near queries ask: a neighbour the case's own relation, a same-subject
+            query what its form says.
     """
 
     case: Case
@@ -72,7 +73,7 @@ class ScopeCase:
 
     def relation_of(self, text: str, kind: str) -> str | None:
         """The relation that a query of this case asks for; None where nobody knows."""
-        if kind in HITS or kind == "neighbour":
+        if kind in HITS or (kind == "neighbour" and self.forms):
             return self.relation or None
         return form(text, self.about) if kind == "same_subject" and self.forms else None
 

@@ -109,32 +109,36 @@ def _spoken(frame: str, claim: str) -> str:
     return frame.format("the " + claim[4:] if inner else claim)
 
 
-def triples(data: Public) -> Iterator[ScopeCase]:
+def triples(data: Public, swapped: bool = False) -> Iterator[ScopeCase]:
     """ParaRel's facts as edits, rows of the dev part first: every fact in one form, then every fact in a second, and so on.
 
     Patterns that end with the object give an edit with prompt, target and subject; the others a sentence.
+
+    Args:
+        swapped: with the object of another fact of the same relation, as most edits are made.
     """
     patterns: dict[str, list[str]] = defaultdict(list)
     for row in data.rows("pararel/patterns.jsonl"):
         patterns[row["relation"]].append(row["pattern"].strip().rstrip(". "))
     name = "pararel/triples_scope_train.jsonl"
     rows = [row for part in ("dev", "train") for row in data.rows(name, part) if patterns[row["relation"]]]
+    objects: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        objects[row["relation"]].append(row["obj_label"])
     for turn in range(max((len(p) for p in patterns.values()), default=0)):
         for row in rows:
-            relation, subject = row["relation"], row["sub_label"]
-            some = patterns[relation]
+            relation, subject, target = row["relation"], row["sub_label"], row["obj_label"]
+            some, others = patterns[relation], objects[row["relation"]]
             if turn >= len(some):
                 continue
+            if swapped:
+                target = others[(number(subject) + turn) % len(others)]
             pattern = some[(number(subject) + turn) % len(some)]
             text = pattern.replace("[X]", subject)
             if pattern.endswith("[Y]"):
-                edit = {
-                    "prompt": text.removesuffix("[Y]").strip(),
-                    "target": row["obj_label"],
-                    "subject": subject,
-                }
+                edit = {"prompt": text.removesuffix("[Y]").strip(), "target": target, "subject": subject}
             else:
-                edit = {"statement": text.replace("[Y]", row["obj_label"])}
+                edit = {"statement": text.replace("[Y]", target)}
             yield from made((), subject, relation, **edit)
 
 

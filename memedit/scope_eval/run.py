@@ -15,7 +15,7 @@ from memedit.scope_eval.crowd import Bar, Crowd
 from memedit.scope_eval.judges import Judge, Piece
 from memedit.scope_eval.scores import Asked, balanced, curve, hit_at, reliability, summary
 from memedit.scope_eval.scores import best_threshold as best
-from memedit.scope_eval.sets import Fillers, answered_elsewhere
+from memedit.scope_eval.sets import Fillers, answered_elsewhere, nearly_the_same
 
 SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
 Vectors = Callable[[Sequence[Edit]], np.ndarray]  # (edits, views, dim), as a memory stores them
@@ -60,7 +60,11 @@ def worlds(
     chunks = [sorted(order[at : at + size]) for at in range(0, len(order), size)]
     elsewhere = answered_elsewhere(cases)
     asked_in_scope = {plain(text) for case in cases for text, _ in case.queries}
-    dealt = [pair for pair in general if plain(pair[0]) not in asked_in_scope]
+    dealt = [
+        pair
+        for pair in general
+        if plain(pair[0]) not in asked_in_scope and not nearly_the_same(pair[0], cases)
+    ]
     out, dropped = [], 0
     for number, chunk in enumerate(chunks):
         edits = [

@@ -144,7 +144,8 @@ def reliability(asked: Asked, bins: int = BINS) -> list[tuple[float, float, int]
     With few queries there are fewer bins, of ten at least: in smaller ones chance alone would look like an error.
     """
     seen = asked.score > SEEN
-    score, true = asked.score[seen], (asked.inside & asked.right)[seen]
+    asked_for = asked.inside | ((asked.kind == "ripple") & asked.ripple)
+    score, true = asked.score[seen], (asked_for & asked.right)[seen]
     order = np.lexsort((true, score))
     parts = [part for part in np.array_split(order, min(bins, max(len(order) // 10, 1))) if len(part)]
     return [(float(score[part].mean()), float(true[part].mean()), len(part)) for part in parts]

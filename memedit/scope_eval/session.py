@@ -67,7 +67,7 @@ class Session:
         with progress("reading") as bar:
             sets = development.chosen(self.data, names, limit, seed)
             general = development.general(self.data, limit, seed)
-            fillers = development.Fillers.of(self.data, seed, bar)
+            fillers = development.Fillers.of(self.data, seed, bar, many=max(sizes) > 20_000)
         try:
             with progress("encoding") as bar:
                 self._encode(sets, general, bar)

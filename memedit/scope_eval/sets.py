@@ -12,12 +12,18 @@ from pathlib import Path
 from memedit.data import Case
 from memedit.edit import Edit
 from memedit.errors import DataError, unknown
-from memedit.memory.rules import name_keys, named_in
+from memedit.memory.rules import NAME_WORDS, name_keys, named_in
 from memedit.scope_eval import facts, known, public
 from memedit.scope_eval.cases import GENERAL, HITS, ScopeCase, asked, plain, settled
 from memedit.scope_eval.crowd import Bar
 from memedit.scope_eval.public import Public, made
+from memedit.subjects import content, guesses, words
 
+# Relations of ParaRel that share patterns ("[X] is located in [Y]"): an edit of one answers a question of the other.
+_SAME_WORDS = tuple(
+    frozenset(group.split())
+    for group in ("P17 P30 P131 P276", "P136 P1303", "P176 P178", "P364 P407", "P495 P740", "P36 P1376")
+)
 PARAPHRASES = Path(__file__).with_name("nq_paraphrases.jsonl")
 
 
@@ -121,12 +127,17 @@ class Fillers:
     cases: list[ScopeCase] = field(default_factory=list)
 
     @classmethod
-    def of(cls, data: Public, seed: int = 0, bar: Bar | None = None) -> Fillers:
-        """From all sets but users' questions, which have no subject to tell them by; what is not there is left out."""
+    def of(cls, data: Public, seed: int = 0, bar: Bar | None = None, many: bool = False) -> Fillers:
+        """From all sets but users' questions, which have no subject to tell them by; what is not there is left out.
+
+        Args:
+            many: ParaRel's facts also with other objects, after all else: for memories of more than some 20 000 edits.
+        """
         seen: set[str] = set()
-        readers = [s.read for s in SETS.values() if s.name not in ("nq", "claims")] + [
-            Set("facts", "", facts.triples).read
-        ]
+        readers = [s.read for s in SETS.values() if s.name not in ("nq", "claims")]
+        readers.append(Set("facts", "", facts.triples).read)
+        if many:
+            readers.append(Set("facts", "", lambda data: facts.triples(data, swapped=True)).read)
         others: list[ScopeCase] = []
         for i, read in enumerate(readers):
             with suppress(DataError):
@@ -137,10 +148,10 @@ class Fillers:
         later: list[ScopeCase] = []
         met: set[tuple[str, str]] = set()
         for case in others:
-            words = plain(case.edit.statement)
-            if words in seen:
+            said = plain(case.edit.statement)
+            if said in seen:
                 continue
-            seen.add(words)
+            seen.add(said)
             fact = (case.about[0], case.relation)
             (later if fact in met else first).append(case)
             met.add(fact)
@@ -150,7 +161,7 @@ class Fillers:
     def around(self, cases: Sequence[ScopeCase], more: Iterable[tuple[str, str]], count: int) -> list[Edit]:
         """The first `count` of them, none of which answers a query of these cases or one of `more` (text, kind).
 
-        One may answer a query that names its subject, unless the query asks for another relation for sure.
+        One may answer a query that names its subject or its answer, unless the query asks for another relation for sure.
         """
         about: dict[str, set[str | None]] = {}
         own = {plain(case.edit.statement) for case in cases}
@@ -178,17 +189,21 @@ def _bare(cases: Iterable[ScopeCase]) -> Iterator[ScopeCase]:
 
 def keys_of(case: ScopeCase) -> set[str]:
     """The subject's names as `named_in` finds them, also where the edit is not told its subject."""
-    subject = (
-        Edit(statement="It is so.", subject=case.about[0], subject_aliases=case.about[1:])
-        if case.about
-        else case.edit
-    )
-    return set(name_keys(subject) | name_keys(case.edit))
+    return {_key(name) for name in case.about} | name_keys(case.edit)
+
+
+def _object_keys(edit: Edit) -> set[str]:
+    """The answer in the same form; of a sentence all the names in it, one of which is the answer."""
+    return {_key(edit.target)} if edit.target else {_key(name) for name in guesses(edit.statement)}
+
+
+def _key(name: str) -> str:
+    return "".join(word.folded for word in words(name)[:NAME_WORDS])
 
 
 def _answers(filler: ScopeCase, about: dict[str, set[str | None]]) -> bool:
-    """Whether a filler may answer a query whose names and relations are given."""
-    for key in keys_of(filler) & about.keys():
+    """Whether a filler may answer a query whose names and relations are given: forwards, or asked the other way round."""
+    for key in (keys_of(filler) | _object_keys(filler.edit)) & about.keys():
         for relation in about[key]:
             if relation is None or not _differ(relation, filler.relation):
                 return True
@@ -196,8 +211,11 @@ def _answers(filler: ScopeCase, about: dict[str, set[str | None]]) -> bool:
 
 
 def _differ(one: str, other: str) -> bool:
-    """Whether two relations are surely not the same: both by id, and different."""
-    return _is_id(one) and _is_id(other) and one.removeprefix("re_") != other.removeprefix("re_")
+    """Whether two relations are surely not the same: both by id, different, and not asked in the same words."""
+    if not _is_id(one) or not _is_id(other):
+        return False
+    pair = {one.removeprefix("re_"), other.removeprefix("re_")}
+    return len(pair) == 2 and not any(pair <= group for group in _SAME_WORDS)
 
 
 def _is_id(relation: str) -> bool:
@@ -231,3 +249,10 @@ def answered_elsewhere(cases: Sequence[ScopeCase]) -> list[dict[str, set[int]]]:
                 found[text] = others
         out.append(found)
     return out
+
+
+def nearly_the_same(text: str, cases: Sequence[ScopeCase]) -> bool:
+    """Whether a general question shares most of its words with an edit that has no subject: users ask things twice."""
+    asks = content(text)
+    theirs = [content(case.edit.prompt or case.edit.statement) for case in cases if not case.about]
+    return any(len(asks & other) >= 0.75 * min(len(asks), len(other)) for other in theirs if asks and other)
