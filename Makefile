@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/memedit demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 torture: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture --rounds 200 --seconds 20 --inputs 2000

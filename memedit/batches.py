@@ -1,9 +1,11 @@
-"""Rows of a Hugging Face batch: realigned, cut out with what belongs to them, and joined again in the caller's order."""
+"""Rows of a Hugging Face batch: what is refused; realigned, cut out with what is theirs, joined in the caller's order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from memedit.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -12,6 +14,53 @@ Parts = Sequence[tuple[list[int], Any]]  # the caller's rows, and what `generate
 
 _PER_ROW = ("attention_mask", "position_ids", "token_type_ids")  # what has a row per prompt
 _PER_STEP = ("scores", "logits", "attentions", "hidden_states")  # tuples with an entry per new token
+
+_REFUSED = {
+    "assistant_model": "assisted decoding: the assistant does not know the edit; leave it out",
+    "prompt_lookup_num_tokens": "assisted decoding drafts from the prompt alone; leave it out",
+    "assistant_early_exit": "assisted decoding drafts without the edit; leave it out",
+    "use_mtp": "assisted decoding drafts without the edit; leave it out",
+    "token_healing": "it asks the model for the prompt's own last token again; leave it out",
+    "cache_implementation": "the stated fact needs a cache that grows; leave it out",
+    "prefill_chunk_size": "the stated fact is read together with the prompt; leave it out",
+    "past_key_values": "the fact has to be read before what the cache holds; pass the whole prompt",
+    "guidance_scale": "the unguided pass would read the fact as well; leave it out",
+    "negative_prompt_ids": "the negative prompt would read the fact as well; leave it out",
+    "inputs_embeds": "routing needs the prompt's ids; pass input_ids",
+}
+
+
+def refuse(options: dict[str, Any], model_config: Any, rows: int) -> None:
+    """What can't be right where an edit is in scope, each in one sentence.
+
+    Args:
+        model_config: the model's own generation config, whose kind of cache is overridden.
+
+    Raises:
+        ModelError: names the option.
+    """
+    own = {k: v for k, v in vars(model_config).items() if k != "cache_implementation"}
+    for config in (options, vars(options.get("generation_config") or object), own):
+        for name, why in _REFUSED.items():
+            value = config.get(name)
+            if value is not None and value is not False and str(value) not in ("dynamic", "dynamic_full"):
+                raise ModelError(f"{name} does not go with an edit in scope: {why}")
+    if options.get("streamer") is not None and rows > 1:
+        raise ModelError("a streamer takes one prompt at a time, as in Hugging Face's generate")
+
+
+def setting(name: str, options: dict[str, Any], model_config: Any) -> Any:
+    """What `generate` takes for one of its options: the call's own, its config's, or the model's; None where none says."""
+    configs = [options, *(vars(c) for c in (options.get("generation_config"), model_config) if c is not None)]
+    return next((config[name] for config in configs if config.get(name) is not None), None)
+
+
+def padding(options: dict[str, Any], model_config: Any, tokenizer: Any) -> int:
+    """The id by which `generate` fills up rows that are done, and knows padding where no mask is given."""
+    said = setting("pad_token_id", options, model_config)
+    if said is None and options.get("generation_config") is not None:
+        said = tokenizer.eos_token_id  # Hugging Face's own choice; otherwise ours, see `HFModel.generate_ids`
+    return int(tokenizer.pad_token_id if said is None else said)
 
 
 def realigned(ids: torch.Tensor, options: dict[str, Any], pad: int, eos: int | None) -> torch.Tensor:
@@ -37,14 +86,19 @@ def realigned(ids: torch.Tensor, options: dict[str, Any], pad: int, eos: int | N
 def rows_of(ids: torch.Tensor, options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
     """The options of some rows; what is shared by all stays as it is, and who asks for a row's number gets the caller's."""
     cut: dict[str, Any] = {name: options[name][rows] for name in _PER_ROW if options.get(name) is not None}
-    allowed = options.get("prefix_allowed_tokens_fn")
-    if allowed is not None:
-        cut["prefix_allowed_tokens_fn"] = lambda row, sequence: allowed(rows[row], sequence)
     for name in ("logits_processor", "stopping_criteria"):
         own = options.get(name)
         if own:
             cut[name] = type(own)([_AllRows(each, rows, ids) for each in own])
-    return {**options, **cut, "input_ids": ids[rows]}
+    return {**numbered(options, rows), **cut, "input_ids": ids[rows]}
+
+
+def numbered(options: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """The options, in which a function that asks for a row's number gets the caller's."""
+    allowed = options.get("prefix_allowed_tokens_fn")
+    if allowed is None:
+        return options
+    return {**options, "prefix_allowed_tokens_fn": lambda row, sequence: allowed(rows[row], sequence)}
 
 
 class _AllRows:
@@ -55,6 +109,12 @@ class _AllRows:
 
     def __init__(self, inner: Callable[..., Any], rows: list[int], ids: torch.Tensor) -> None:
         self._inner, self._rows, self._ids = inner, rows, ids
+
+    def __getattr__(self, name: str) -> Any:
+        """`generate` knows some criteria by what they have (`eos_token_id`)."""
+        if name.startswith("__") or "_inner" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._inner, name)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any) -> Any:
         import torch
@@ -75,7 +135,7 @@ class _AllRows:
         return said[own] if isinstance(said, torch.Tensor) and said.dim() else said
 
 
-def joined(parts: Parts, prompts: int, pad: int) -> Any:
+def joined(parts: Parts, prompts: int, pad: int, beams: int = 1) -> Any:
     """What `generate` would have given for all rows at once: ids, or its dictionary; rows in the caller's order.
 
     Rows that were done sooner are filled up as Hugging Face does within a batch: with padding, which is certain
@@ -94,7 +154,7 @@ def joined(parts: Parts, prompts: int, pad: int) -> Any:
         if name in _PER_STEP:
             whole[name] = _steps(values, prompts, pad, name in ("scores", "logits"))
         elif name == "beam_indices":
-            whole[name] = _stacked(_renumbered(values, [out["scores"] for _, out in outs]), prompts, -1)
+            whole[name] = _stacked(_renumbered(values, beams), prompts, -1)
         else:
             whole[name] = _stacked(values, prompts, pad)
     return type(parts[0][1])(**whole)
@@ -144,13 +204,12 @@ def _of_padding(own: Any, like: Any, pad: int, scored: bool) -> Any:
     return filled
 
 
-def _renumbered(parts: Parts, scores: Sequence[Any]) -> list[tuple[list[int], Any]]:
+def _renumbered(parts: Parts, beams: int) -> list[tuple[list[int], Any]]:
     """Beam indices count through a part's rows and beams; here through the caller's."""
     import torch
 
     out = []
-    for (rows, indices), steps in zip(parts, scores, strict=True):
-        beams = steps[0].shape[0] // len(rows)
+    for rows, indices in parts:
         own = torch.tensor(rows, device=indices.device)
         moved = own[(indices.clamp(min=0) // beams)] * beams + indices.clamp(min=0) % beams
         out.append((rows, torch.where(indices < 0, indices, moved)))

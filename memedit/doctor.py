@@ -11,7 +11,7 @@ from typing import Any
 
 from memedit.devices import best, why_no_gpu
 from memedit.errors import MemeditError
-from memedit.lm import PRETRAINED
+from memedit.loading import PRETRAINED
 
 
 def examine(memory: str) -> list[dict[str, Any]]:

@@ -320,7 +320,7 @@ def _clean_all(name: str, values: Any) -> tuple[str, ...]:
 
 def _clean_time(name: str, value: Any) -> str | None:
     """ISO 8601 in UTC with microseconds, so that text order is time order."""
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
         when = (

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memedit import batches
+from memedit.asked import Asked, Talks, routed, tails
+from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
+from memedit.demonstrations import handed
 from memedit.errors import ModelError
-from memedit.lm import HFModel, Score, are_texts, as_texts, same_number
-from memedit.methods import load_method
+from memedit.explanation import Explanation
+from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
+from memedit.methods import load_method, method_info, settings_by_name
 from memedit.router import Route, Router
 
 if TYPE_CHECKING:
@@ -26,55 +29,7 @@ if TYPE_CHECKING:
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
 
-
-_REFUSED = {
-    "assistant_model": "assisted decoding: the assistant does not know the edit; leave it out",
-    "prompt_lookup_num_tokens": "assisted decoding drafts from the prompt alone; leave it out",
-    "assistant_early_exit": "assisted decoding drafts without the edit; leave it out",
-    "cache_implementation": "the stated fact needs a cache that grows; leave it out",
-    "prefill_chunk_size": "the stated fact is read together with the prompt; leave it out",
-    "past_key_values": "the fact has to be read before what the cache holds; pass the whole prompt",
-    "guidance_scale": "the unguided pass would read the fact as well; leave it out",
-    "negative_prompt_ids": "the negative prompt would read the fact as well; leave it out",
-    "inputs_embeds": "routing needs the prompt's ids; pass input_ids",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """One prompt, explained.
-
-    Attributes:
-        route: which edits fire, the nearest others, probabilities, threshold, reasons.
-        read: what the model is given: context (none where no edit fires) and prompt.
-        base_text, text: the frozen base's new text, and the edited model's.
-        left_out: facts and demonstrations that there was no room for.
-    """
-
-    route: Route
-    read: str
-    base_text: str
-    text: str
-    left_out: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """For people, a few lines."""
-        route = self.route
-        lines = [
-            f"prompt:  {route.query}",
-            f"answer:  {self.text.strip()}",
-            f"base:    {self.base_text.strip()}",
-        ]
-        verdict = ", ".join(f"edit {c.id}" for c in route.edits)
-        lines.append(
-            f"route:   {f'{verdict} by {route.method}' if verdict else 'no edit in scope: the base answers'}"
-        )
-        for c in route.nearest[:5]:
-            lines.append(
-                f"  edit {c.id}  {c.probability:.3f} of {route.threshold:.3f}  {c.edit.statement}  ({c.reason})"
-            )
-        lines += [f"  left out: {text.strip()}" for text in self.left_out]
-        return "\n".join([*lines, "read:", *(f"  {line}" for line in self.read.splitlines())])
+Settings = Mapping[str, Mapping[str, Any]]  # of methods, by name
 
 
 class EditedModel:
@@ -84,7 +39,7 @@ class EditedModel:
     a call has one, the call is the base's `generate` itself. The others go to their edits' methods.
 
     Args:
-        base: the frozen model. router: decides over the memory it was made with.
+        base: the frozen model. router: decides over the memory it was made with. settings: of methods, by name.
 
     Example:
         >>> model = EditedModel.from_pretrained("base", memory="indexes/default")       # doctest: +SKIP
@@ -92,10 +47,14 @@ class EditedModel:
         >>> model.generate(**tokenizer(["The capital of France is"], return_tensors="pt"))  # doctest: +SKIP
     """
 
-    def __init__(self, base: HFModel, router: Router) -> None:
+    def __init__(self, base: HFModel, router: Router, settings: Settings | None = None) -> None:
         self.base = base
         self.router = router
+        self._settings = settings_by_name(settings or {})
+        self.asked = Asked(base)
         self._methods: dict[str, EditMethod] = {}
+        for name in self._settings:
+            self._method(name)  # what can't be set is said now, and not at the first edit that fires
 
     @classmethod
     def from_pretrained(
@@ -110,6 +69,7 @@ class EditedModel:
         device_map: str | dict[str, Any] | None = None,
         classifier: ScopeClassifier | None = None,
         false_fire_rate: float | None = None,
+        settings: Settings | None = None,
         trust_remote_code: bool = False,
     ) -> EditedModel:
         """A base model and a memory, joined.
@@ -121,6 +81,7 @@ class EditedModel:
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
             device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
             dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
+            settings: of methods, by name: {"ike": {"k": 8}}; the papers' own where nothing is said.
 
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
@@ -138,7 +99,7 @@ class EditedModel:
             device_map=device_map,
             trust_remote_code=trust_remote_code,
         )
-        return cls(base, router)
+        return cls(base, router, settings)
 
     @property
     def memory(self) -> EditMemory:
@@ -200,9 +161,17 @@ class EditedModel:
             "an EditedModel answers through generate() and score(); for the unedited model's logits call .base.model(...)"
         )
 
-    def route(self, prompts: str | Sequence[str], at: str | datetime | None = None) -> list[Route]:
-        """Which edits each prompt would use, and why; no model is asked. `at`: whose facts hold; None for now."""
-        return self.router.route(as_texts(prompts), at)
+    def route(self, prompts: Any, at: str | datetime | None = None) -> list[Route]:
+        """Which edits each prompt would use, and why; no model is asked.
+
+        Args:
+            prompts: texts, also rendered chats; or conversations, as for `chat`. at: whose facts hold; None for now.
+        """
+        talks = conversations_in(prompts)
+        if talks is not None:
+            return self.router.route_chat([Conversation.of(messages) for messages in talks], at)
+        prompts = as_texts(prompts)
+        return routed(self.router, prompts, self.asked.in_texts(prompts), at)
 
     def generate(
         self,
@@ -234,12 +203,58 @@ class EditedModel:
             ids = next((value for value in given if value is not None), None)
             return self._generate_ids(ids, routes, seed=seed, at=at, **options)
         prompts = as_texts(prompts)
-        routes = self._routes(prompts, routes, at)
+        talks = self.asked.in_texts(prompts)
+        routes = self._routes(prompts, routes, talks, at)
+        if any(route.fired for route in routes):
+            batches.refuse(options, self.generation_config, rows=len(prompts))
 
         def answer(rows: list[int], lm: Any) -> list[str]:
-            return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **options)
+            own = batches.numbered(options, rows)
+            return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **own)
 
-        return self._by_route(routes, answer)
+        return self._by_route(routes, tails(talks), answer)
+
+    def chat(
+        self,
+        messages: Any,
+        *,
+        routes: Sequence[Route] | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        at: str | datetime | None = None,
+        template: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """The next answer of a conversation, or of each of several.
+
+        The last user turn is routed in the light of those before it, and a fact that concerns it is stated right
+        before it, anew at every turn. A tokenizer without a chat template is asked in questions and answers.
+
+        Args:
+            messages: [{"role": "user", "content": "..."}, ...], also with a system prompt; or a list of such.
+            routes, batch_size, seed, at: as for `generate`. template: options of the chat template.
+            options: as for Hugging Face's `generate`; max_new_tokens is 32 where nothing is said.
+
+        Returns:
+            The answer's text; a list of them for a list of conversations.
+
+        Raises:
+            ModelError: no conversation, one that the template refuses, or one that is too long.
+        """
+        talks = conversations_in(messages)
+        if talks is None:
+            raise ModelError(NO_MESSAGES)
+        stops = {"stop_strings": self.asked.template.stop} if self.asked.template.stop else {}
+        options = self.base.text_options({**stops, **options})
+        size, out = batch_rows(batch_size, len(talks)), []
+        for start in range(0, len(talks), size):
+            ids, mask, known = self.asked.batch(talks[start : start + size], **(template or {}))
+            self.base.check_length([talk.turns[talk.last].text for talk in known], mask, options)
+            some = self.router.route_chat(known, at) if routes is None else routes[start : start + size]
+            own = {**options, "attention_mask": mask}
+            answers = self._generate_ids(ids, some, talks=known, seed=seed, **own)
+            out += self.asked.answers(answers, ids.shape[1])
+        return out[0] if is_messages(messages) and len(out) == 1 else out
 
     def score(
         self,
@@ -252,12 +267,17 @@ class EditedModel:
         """Scores of targets as continuations, each prompt routed as in `generate`; the target is never routed."""
         prompts, targets = as_texts(prompts), as_texts(targets)
         same_number(prompts, targets, "targets")
-        routes = self._routes(prompts, routes)
+        talks = self.asked.in_texts(prompts)
+        routes = self._routes(prompts, routes, talks)
+        after = [  # of a conversation's last turn and its target
+            None if tail is None else tail + len(self.base.target_ids(prompt, target))
+            for tail, prompt, target in zip(tails(talks), prompts, targets, strict=True)
+        ]
 
         def answer(rows: list[int], lm: Any) -> list[Score]:
             return lm.score([prompts[i] for i in rows], [targets[i] for i in rows], **options)
 
-        return self._by_route(routes, answer)
+        return self._by_route(routes, after, answer)
 
     def unedited(self, prompts: Sequence[str], routes: Sequence[Route], **options: Any) -> list[str]:
         """What the base says to the same prompts, in the same batches as `generate` makes of these routes."""
@@ -265,41 +285,63 @@ class EditedModel:
         def answer(rows: list[int], lm: Any) -> list[str]:
             return self.base.generate([prompts[i] for i in rows], **options)
 
-        return self._by_route(self._routes(prompts, routes), answer)
+        same_number(prompts, routes, "routes")
+        return self._by_route(routes, [None] * len(routes), answer)
 
     def explain(self, prompt: str, at: str | datetime | None = None, **options: Any) -> Explanation:
         """Why a prompt is answered as it is: its route, what the model reads, and both answers.
 
         Args:
             at: the time whose facts hold; None for now. options: as for `generate`.
+
+        Raises:
+            ModelError: several sequences are asked for.
         """
+        if batches.setting("num_return_sequences", options, self.generation_config) not in (None, 1):
+            raise ModelError("explain shows one answer: leave num_return_sequences out")
         (route,) = self.route([prompt], at)
         (base,) = self.base.generate([prompt], **options)
         if not route.fired:
             return Explanation(route, prompt, base, base)
-        with self.knowing([[c.edit for c in route.edits]]) as lm:
+        talks = self.asked.in_texts([prompt])
+        with self.knowing([[c.edit for c in route.edits]], tails(talks)) as lm:
             (text,) = lm.generate([prompt], **options)
         (read,) = lm.read
+        before = prompt.rfind(talks[0].turns[talks[0].last].text) if talks[0] else 0
         return Explanation(
-            route, read.text + prompt, base, text, tuple(piece.text for piece in read.left_out)
+            route,
+            prompt[: max(before, 0)] + read.text + prompt[max(before, 0) :],
+            base,
+            text,
+            tuple(piece.text for piece in read.left_out),
         )
 
-    def knowing(self, edits_per_row: Sequence[Sequence[Edit]]) -> AbstractContextManager[AppliedModel]:
-        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all."""
+    def knowing(
+        self, edits_per_row: Sequence[Sequence[Edit]], tails: Sequence[int | None] | None = None
+    ) -> AbstractContextManager[AppliedModel]:
+        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all.
+
+        Args:
+            tails: before how many of a row's last tokens the edits are stated; None: before the whole row.
+        """
         from memedit.methods._rows import Row, rows_applied
 
         rows = []
-        for edits in edits_per_row:
-            row = Row()
+        for i, edits in enumerate(edits_per_row):
+            row = Row(tail=tails[i] if tails else None)
             for name, own in self._by_method(edits).items():
                 row = row + self._method(name).row(own)
             rows.append(row)
         return rows_applied(self.base, rows)
 
     def _routes(
-        self, prompts: Sequence[str], routes: Sequence[Route] | None, at: str | datetime | None = None
+        self,
+        prompts: Sequence[str],
+        routes: Sequence[Route] | None,
+        talks: Talks,
+        at: str | datetime | None = None,
     ) -> list[Route]:
-        routes = self.router.route(prompts, at) if routes is None else list(routes)
+        routes = routed(self.router, prompts, talks, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
 
@@ -311,30 +353,24 @@ class EditedModel:
 
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
-            self._methods[name] = load_method(name)
+            given = {**handed(method_info(name).handed, self.memory), **self._settings.get(name, {})}
+            self._methods[name] = load_method(name, **given)
         return self._methods[name]
 
-    def _refuse(self, options: dict[str, Any], rows: int) -> None:
-        """What can't be right where an edit is in scope, each in one sentence.
-
-        Raises:
-            ModelError: names the option.
-        """
-        own = {k: v for k, v in vars(self.generation_config).items() if k != "cache_implementation"}
-        for config in (options, vars(options.get("generation_config") or object), own):
-            for name, why in _REFUSED.items():
-                if config.get(name) not in (None, "dynamic", "dynamic_full"):
-                    raise ModelError(f"{name} does not go with an edit in scope: {why}")
-        if options.get("streamer") is not None and rows > 1:
-            raise ModelError("a streamer takes one prompt at a time, as in Hugging Face's generate")
-
-    def _by_route(self, routes: Sequence[Route], answer: Callable[[list[int], Any], list[Any]]) -> list[Any]:
+    def _by_route(
+        self,
+        routes: Sequence[Route],
+        tails: Sequence[int | None],
+        answer: Callable[[list[int], Any], list[Any]],
+    ) -> list[Any]:
         """Answers in order: rows without an edit from the base itself, the others from the base with their edits applied."""
         plain = [i for i, route in enumerate(routes) if not route.fired]
         edited = [i for i, route in enumerate(routes) if route.fired]
         parts = [(plain, answer(plain, self.base))] if plain else []
         if edited:
-            with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
+            with self.knowing(
+                [[c.edit for c in routes[i].edits] for i in edited], [tails[i] for i in edited]
+            ) as lm:
                 parts.append((edited, answer(edited, lm)))
         out: dict[int, list[Any]] = {}
         for rows, values in parts:
@@ -352,6 +388,7 @@ class EditedModel:
         *,
         seed: int | None,
         at: str | datetime | None = None,
+        talks: Talks | None = None,
         **options: Any,
     ) -> Any:
         import torch
@@ -361,32 +398,26 @@ class EditedModel:
                 "generate needs prompts: a list of texts, or input_ids of shape (batch, length) with at least one row"
             )
         tokenizer = self.tokenizer
-        ids = batches.realigned(ids, options, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        pad = batches.padding(options, self.generation_config, tokenizer)
+        ids = batches.realigned(ids, options, pad, tokenizer.eos_token_id)
+        talks = self.asked.in_ids(ids, options.get("attention_mask")) if talks is None else talks
         if routes is None:
-            routes = self._ids_routed(ids, options.get("attention_mask"), at)
+            routes = routed(self.router, self.asked.texts_of(ids, options.get("attention_mask")), talks, at)
         same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
             return self.base.generate(ids, seed=seed, **options)
-        self._refuse(options, rows=len(ids))
+        batches.refuse(options, self.generation_config, rows=len(ids))
         if getattr(self.generation_config, "cache_implementation", None) is not None:
             options.setdefault(
                 "cache_implementation", "dynamic"
             )  # the model's default may be one of fixed size
         plain = [i for i, route in enumerate(routes) if not route.fired]
-        with self.knowing([[c.edit for c in routes[i].edits] for i in edited]) as lm:
+        edits, after = [[c.edit for c in routes[i].edits] for i in edited], tails([talks[i] for i in edited])
+        with self.knowing(edits, after) as lm:
             if not plain:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
             parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]
         parts.append((plain, self.base.generate(seed=seed, **batches.rows_of(ids, options, plain))))
-        return batches.joined(parts, len(routes), tokenizer.pad_token_id)
-
-    def _ids_routed(
-        self, ids: torch.Tensor, mask: torch.Tensor | None, at: str | datetime | None
-    ) -> list[Route]:
-        """Each row routed by its text, without padding and special tokens; a row of special tokens alone asks nothing."""
-        rows = [row if mask is None else row[mask[i].bool()] for i, row in enumerate(ids)]
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        asked = [text for text in texts if text.strip()]
-        routes = iter(self.router.route(asked, at))
-        return [next(routes) if text.strip() else Route(text, (), (), 1.0, None) for text in texts]
+        beams = batches.setting("num_beams", options, self.generation_config) or 1
+        return batches.joined(parts, len(routes), pad, beams)

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from memedit import spread
-from memedit.errors import ModelError, unknown
+from memedit.errors import ModelError
+from memedit.loading import load
 from memedit.prefix import PrefixCache
 
 if TYPE_CHECKING:
     import torch
 
-PRETRAINED = Path(__file__).parent / "pretrained"
-SHIPPED = {"base": PRETRAINED / "base"}
 DEFAULT_NEW_TOKENS = 32
 
 
@@ -86,7 +85,7 @@ class HFModel:
         self.tokenizer = tokenizer
         self.prefixes = PrefixCache()
         # A fast tokenizer keeps padding and truncation as state of its own: one call at a time.
-        self._tokenizing = threading.Lock()
+        self.tokenizing = threading.Lock()
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token_id is None:
                 raise ModelError(
@@ -119,38 +118,11 @@ class HFModel:
         Raises:
             ModelError: nothing of that name, or it can't be loaded; the message says what to do.
         """
-        import torch
-
         if isinstance(model, HFModel):
             return model
-        if not isinstance(model, (str, Path)):
-            return cls(model if device is None or spread.is_spread(model) else model.to(device), tokenizer)
-        if device_map is not None:
-            spread.check_accelerate()
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if dtype is None:
-            dtype = torch.float32 if str(device).startswith("cpu") else "auto"
-        elif isinstance(dtype, str) and dtype != "auto":
-            if not isinstance(getattr(torch, dtype, None), torch.dtype):
-                raise ModelError(unknown("dtype", dtype, ["float32", "bfloat16", "float16", "auto"]))
-            dtype = getattr(torch, dtype)
-        where = find_model(str(model))
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        try:
-            with _quiet():
-                loaded = AutoModelForCausalLM.from_pretrained(
-                    where, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map
-                )
-                tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-                    where, trust_remote_code=trust_remote_code
-                )
-            if device_map is None:
-                loaded.to(torch.device(device))  # type: ignore[arg-type]
-            return cls(loaded, tokenizer)
-        except (OSError, ValueError, RuntimeError, AssertionError) as error:
-            raise ModelError(f"can't load the model {str(model)!r}: {_first_line(error)}") from error
+        if isinstance(model, (str, Path)):
+            return cls(*load(str(model), tokenizer, device, dtype, device_map, trust_remote_code))
+        return cls(model if device is None or spread.is_spread(model) else model.to(device), tokenizer)
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +150,7 @@ class HFModel:
         """Ids of text that a method puts before a prompt: no special token can arise from it."""
         if not text:
             return []
-        with self._tokenizing:
+        with self.tokenizing:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def new_tokens(self, prompt_length: int, options: Mapping[str, Any]) -> int:
@@ -194,7 +166,7 @@ class HFModel:
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Ids and mask of shape (batch, length), left-padded, on the model's device."""
-        with self._tokenizing:
+        with self.tokenizing:
             batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left")
         return {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
 
@@ -217,21 +189,28 @@ class HFModel:
             size = batch_rows(batch_size, len(prompts))
             for start in range(0, len(prompts), size):
                 inputs = self.tokenize(prompts[start : start + size])
-                self._check_length(prompts[start : start + size], inputs["attention_mask"], options)
+                self.check_length(prompts[start : start + size], inputs["attention_mask"], options)
                 ids = self.generate_ids(**inputs, **options)
                 out += self.decode_new(ids, inputs["input_ids"].shape[1])
             return out
 
     def text_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a call with texts: a length where none is said, the tokenizer where strings stop."""
+        """The options of a call with texts: a length where none is said, the tokenizer where strings stop.
+
+        Raises:
+            ModelError: a length that is none.
+        """
         options = dict(options)
+        asked = options.get("max_new_tokens")
+        if asked is not None and (not isinstance(asked, int) or asked < 1):
+            raise ModelError(f"max_new_tokens is {asked!r}; it must be a whole number of at least 1")
         if not {"max_new_tokens", "max_length", "generation_config"} & options.keys():
             options["max_new_tokens"] = DEFAULT_NEW_TOKENS
         if options.get("stop_strings") is not None:
             options.setdefault("tokenizer", self.tokenizer)
         return options
 
-    def _check_length(self, prompts: Sequence[str], mask: torch.Tensor, options: Mapping[str, Any]) -> None:
+    def check_length(self, prompts: Sequence[str], mask: torch.Tensor, options: Mapping[str, Any]) -> None:
         """Refuse a prompt that would run out of the model's positions.
 
         Raises:
@@ -262,7 +241,7 @@ class HFModel:
         """Scores of targets as continuations; a space is put between prompt and target where none is.
 
         Raises:
-            ModelError: not as many targets as prompts, or a target without a token.
+            ModelError: not as many targets as prompts, a target without a token, or a pair that the model can't take.
         """
         import torch
 
@@ -270,9 +249,11 @@ class HFModel:
         prompts, targets = as_texts(prompts), as_texts(targets)
         same_number(prompts, targets, "targets")
         scores: list[Score] = []
-        for start in range(0, len(prompts), batch_size):
-            pairs = zip(prompts[start : start + batch_size], targets[start : start + batch_size], strict=True)
+        for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
+            some = prompts[start : start + batch_size]
+            pairs = zip(some, targets[start : start + batch_size], strict=True)
             ids, mask, lengths = self._scored_ids(list(pairs))
+            self.check_length(some, mask, {"max_new_tokens": 0})
             with torch.no_grad():
                 # The left-padded batch is read from the right, so that spliced-in context goes unseen.
                 logits = self.model(input_ids=ids, attention_mask=mask, **self._positions(mask)).logits
@@ -283,6 +264,18 @@ class HFModel:
                 agreed = (predicted.argmax(-1) == gold).tolist()
                 scores.append(Score(float(predicted.gather(1, gold[:, None]).sum()), tuple(agreed)))
         return scores
+
+    def target_ids(self, prompt: str, target: str) -> list[int]:
+        """The ids by which a target goes on after a prompt.
+
+        Raises:
+            ModelError: there are none.
+        """
+        apart = prompt.endswith((" ", "\n")) or target.startswith((" ", "\n"))
+        ids = self.tokenizer(target if apart else " " + target, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ModelError("a target to score is empty; give at least one word")
+        return ids
 
     def _check_mode(self) -> None:
         if self.model.training:
@@ -296,12 +289,7 @@ class HFModel:
 
         rows, lengths = [], []
         for prompt, target in pairs:
-            joined = (
-                target if prompt.endswith((" ", "\n")) or target.startswith((" ", "\n")) else " " + target
-            )
-            target_ids = self.tokenizer(joined, add_special_tokens=False)["input_ids"]
-            if not target_ids:
-                raise ModelError("a target to score is empty; give at least one word")
+            target_ids = self.target_ids(prompt, target)
             rows.append(self.tokenizer(prompt)["input_ids"] + target_ids)
             lengths.append(len(target_ids))
         width = max(map(len, rows))
@@ -319,42 +307,14 @@ class HFModel:
         return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
 
 
-def find_model(name: str) -> str:
-    """Where a model is loaded from: a shipped model's folder, a folder of the user's, or the hub name itself.
-
-    Raises:
-        ModelError: neither, with near names.
-    """
-    if name in SHIPPED:
-        if not (SHIPPED[name] / "config.json").exists():
-            raise ModelError(
-                f"the shipped model {name!r} is missing from this installation; reinstall memedit, or name another --model"
-            )
-        return str(SHIPPED[name])
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise ModelError(f"the folder {name} holds no model: it has no config.json")
-        return str(path)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local or ("/" not in name and name not in _BARE_HUB_NAMES):
-        what = f"no folder {name}" if looks_local else unknown("model", name, [*SHIPPED, *_BARE_HUB_NAMES])
-        raise ModelError(f"{what}; give a shipped name, a folder, or a hub name such as Qwen/Qwen3-0.6B")
-    return name
-
-
-# Hub names from before names had an owner; any other bare word is more likely a slip.
-_BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
-
-
 def batch_rows(batch_size: int | None, prompts: int) -> int:
     """Rows of one forward pass; all where nothing is said.
 
     Raises:
         ModelError: a batch of no row.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ModelError(f"batch_size is {batch_size}; it must be at least 1")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ModelError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
     return batch_size or max(1, prompts)
 
 
@@ -426,22 +386,3 @@ def _seeded(seed: int | None) -> Iterator[None]:
     with _SEEDING, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading bars of a model are noise in a command that has its own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -18,6 +18,9 @@ from memedit.spread import input_device
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Rotary angles of these kinds depend on how long the whole sequence is.
+_STRETCHED = ("'longrope'", "'dynamic'")
+
 Layers = list[tuple["Tensor", "Tensor"]]  # keys and values of each layer, (1, heads, length, size of a head)
 
 
@@ -56,8 +59,7 @@ class PrefixCache:
             None where the model keeps something else than keys and values of the whole sequence (a sliding window,
             a recurrent state).
         """
-        embedding = model.get_input_embeddings().weight
-        key = (ids, embedding.dtype, embedding.device)
+        key = (ids, weights_now(model))
         with self._lock:
             if key in self._kept:
                 self.hits += 1
@@ -81,13 +83,28 @@ class PrefixCache:
                 self._bytes -= _size(dropped)
 
 
+def weights_now(model: Any) -> int:
+    """A number that changes with the weights: when they are written, moved or replaced, adapters come or are switched.
+
+    Writing through `.data` in place goes unseen; see `PrefixCache.clear`.
+    """
+    return hash(
+        tuple(
+            (w.data_ptr(), None if w.is_inference() else w._version, w.requires_grad, w.dtype, w.device)
+            for w in model.parameters()
+        )
+    )
+
+
 def serves(model: Any, cache: Any) -> bool:
     """Whether this empty cache of `generate` can be filled with a prefix: it grows, and keeps all of every layer."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     # Without position ids the model would count from the padding between a prefix and what follows it.
     return (
         type(cache) is DynamicCache
+        and not any(kind in repr(rope) for kind in _STRETCHED)
         and all(type(layer) is DynamicLayer for layer in cache.layers)
         and "position_ids" in inspect.signature(model.forward).parameters
     )

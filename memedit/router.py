@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.lm import as_texts
 from memedit.methods import method_info
+from memedit.subjects import find
 
 if TYPE_CHECKING:
+    from memedit.chat import Conversation
     from memedit.memory import EditMemory, Near
     from memedit.scope import ScopeClassifier
 
@@ -153,6 +156,29 @@ class Router:
             for query, row, verdict in zip(queries, near, verdicts, strict=True)
         ]
 
+    def route_chat(
+        self, conversations: Sequence[Conversation], at: str | datetime | None = None
+    ) -> list[Route]:
+        """One verdict per conversation: on its last user turn, in the light of the turns before it.
+
+        A turn that refers back is also judged with what was named before in the pronoun's place, and the best
+        verdict counts; one that doubts the last answer keeps the edits which that answer was given by. What was
+        stated for an earlier turn is not stated for a new question. Everything is asked of the memory in one batch.
+
+        Args:
+            conversations: as `ChatTemplate.parse` gives them, or `Conversation.of`. at: as for `route`.
+        """
+        ways = [steps(conversation, self.memory.subjects_in) for conversation in conversations]
+        queries = dict.fromkeys(
+            query
+            for way in ways
+            for step in way
+            for query in ((step.text, *step.variants) if step.asks else ())
+            if query.strip()
+        )
+        judged = dict(zip(queries, self.route(list(queries), at), strict=True))
+        return [_in_the_light(way, judged) for way in ways]
+
     def _verdict(self, query: str, near: list[Near], verdict: np.ndarray, threshold: float) -> Route:
         judged = []
         for n, (direct, ripple) in zip(near, verdict, strict=True):
@@ -160,7 +186,8 @@ class Router:
             judged.append((n, kind, probability))
         judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
-        kept = _newest_of_conflicting(firing)[:MAX_EDITS]
+        exact = _named_best(query, firing)
+        kept = _newest_of_conflicting(exact)[:MAX_EDITS]
         candidates = tuple(
             Candidate(
                 id=n.record.id,
@@ -169,7 +196,7 @@ class Router:
                 probability=probability,
                 cosine=n.cosine,
                 named=n.named,
-                reason=self._reason(n, kind, probability, threshold, firing, kept),
+                reason=self._reason(n, kind, probability, threshold, firing, exact, kept),
             )
             for n, kind, probability in judged
         )
@@ -181,16 +208,108 @@ class Router:
         return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
 
     def _reason(
-        self, n: Near, kind: str, probability: float, threshold: float, firing: list[Near], kept: list[Near]
-    ) -> str:
+        self, n: Near, kind: str, probability: float, threshold: float,
+        firing: list[Near], exact: list[Near], kept: list[Near],
+    ) -> str:  # fmt: skip
         named = "names the subject" if n.named else "does not name the subject"
         if n in kept:
             return f"{kind}: {named}, {probability:.3f} >= {threshold:.3f}"
+        if n in firing and n not in exact:
+            return "another edit's subject, which fires, is named better in its place"
         if n in firing:
             return "a newer edit of the same fact fires in its place"
         if probability >= threshold:
             return f"ripple: {self.method_of(n.record.edit)} can't reason with it"
         return f"{named}, {probability:.3f} < {threshold:.3f}"
+
+
+def _in_the_light(way: Sequence[Step], judged: Mapping[str, Route]) -> Route:
+    """The verdict on the last of some turns that need each other."""
+    before: Route | None = None
+    for step in way:
+        routes = [judged[query] for query in (step.text, *step.variants) if query in judged]
+        own = routes[0] if routes else Route(step.text, (), (), 1.0, None)
+        best = max((r for r in routes if r.fired), key=lambda r: r.score, default=own)
+        if best is not own:
+            best = _because(best, f"in the light of an earlier turn, as {best.query!r}")
+        if before is not None and before.fired:
+            claims = [
+                claim for c in before.edits for claim in (c.edit.target, c.edit.old, c.edit.subject) if claim
+            ]
+            if step.doubt_of(claims):
+                best = _both(_because(before, _KEPT), best)
+            elif step.passes and not best.fired and step is not way[-1]:
+                continue  # said in passing; the next turn may take up what came before it
+        before = best
+    assert before is not None
+    return before
+
+
+_KEPT = "in the light of an earlier turn, which this one takes up"
+
+
+def _because(route: Route, why: str) -> Route:
+    """The route with `why` before the reasons of the edits that fire."""
+
+    def said(candidate: Candidate) -> Candidate:
+        reason = candidate.reason.rpartition(f"{_KEPT}: ")[2]  # once is enough
+        return replace(candidate, reason=f"{why}: {reason}")
+
+    fired = {c.id for c in route.edits}
+    nearest = tuple(said(c) if c.id in fired else c for c in route.nearest)
+    return replace(route, edits=tuple(map(said, route.edits)), nearest=nearest)
+
+
+def _both(kept: Route, own: Route) -> Route:
+    """What a doubt is about, and what it names itself."""
+    if not own.fired or {c.id for c in own.edits} <= {c.id for c in kept.edits}:
+        return kept
+    edits = {c.id: c for c in (*own.edits, *kept.edits)}
+    first = list(edits.values())[:MAX_EDITS]
+    nearest = {c.id: c for c in (*own.nearest, *kept.edits)}
+    return replace(
+        own,
+        edits=tuple(sorted(first, key=lambda c: c.id)),
+        nearest=tuple(sorted(nearest.values(), key=lambda c: -c.probability)),
+    )
+
+
+def _named_best(query: str, firing: list[Near]) -> list[Near]:
+    """Without edits whose subject is named less well than another's in the same place of the query.
+
+    "The mayor of New York City" is no question about New York, where the memory knows both; nor is one about Ada
+    Park, who is named in full, one about Ada Lee Park.
+    """
+    if len(firing) < 2:
+        return firing
+    found = {n.record.id: _places(n.record.edit, query) for n in firing}
+
+    def outdone(n: Near) -> bool:
+        whole, own = found[n.record.id]
+        others = [
+            span
+            for id, (other_whole, some) in found.items()
+            if id != n.record.id and other_whole
+            for span in some
+        ]
+
+        def better(span: tuple[int, int]) -> bool:
+            start, end = span
+            if whole:
+                return any(a <= start and end <= b and (a, b) != span for a, b in others)
+            return any(a < end and start < b for a, b in others)
+
+        return bool(own) and all(map(better, own))
+
+    return [n for n in firing if not outdone(n)]
+
+
+def _places(edit: Edit, query: str) -> tuple[bool, set[tuple[int, int]]]:
+    """Whether a query has a whole name of the edit's subject, and where; else where it has part of one."""
+    looked = [found for name in edit.names for found in [find(name, query)] if found.share]
+    best = max((found.share for found in looked), default=0.0)
+    spans = {span for found in looked if found.share == best for span in found.spans}
+    return best == 1, {a for a in spans if not any(b[0] <= a[0] and a[1] <= b[1] and a != b for b in spans)}
 
 
 def _newest_of_conflicting(firing: list[Near]) -> list[Near]:

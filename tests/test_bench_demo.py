@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from conftest import tiny_model, tiny_tokenizer
 
-from memedit import bench, demo
+from memedit import demo
+from memedit.bench import measured as bench
 
 
 def test_invented_edits_are_distinct_and_the_same_each_time():

@@ -238,6 +238,23 @@ def test_eval_scores_with_all_edits_in_memory(run, tmp_path, model):
     assert len(said["answers"]) == 5
 
 
+def test_eval_scores_several_methods_on_one_memory_with_their_settings(run, tmp_path, model):
+    fact = {"prompt": "Ann Ode was born in", "target": "Oslo", "subject": "Ann Ode"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(fact) + "\n")
+    shown = {"prompt": "Bo Lind died in", "target": "Rome", "paraphrases": ["Where did Bo Lind die?"]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(shown) + "\n")
+    run("demos", "build", "d.jsonl", "--memory", "own")
+    args = ("eval", "--data", "c.jsonl", "--method", "ice,ike", "--memory", "own", "--model", model)
+    out = run(*args, "--set", "ike.k=1", "--max-new-tokens", "12", "--json", "e.json")
+    assert "1 edits in memory at scoring, ice,ike" in out.output
+    said = json.loads((tmp_path / "e.json").read_text())
+    assert said["setting"]["settings"] == {"ike": {"k": 1}}
+    texts = {answer["method"]: answer["text"] for answer in said["answers"]}
+    assert texts["ice"] != texts["ike"]
+    assert {score["method"] for score in said["scores"]} == {"ice", "ike"}
+    assert "METHOD.SETTING=VALUE" in run("ask", "Who?", "--set", "k=1", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
@@ -276,7 +293,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(run, tmp_path, args, cod
     ("args", "message"),
     [
         (["ask", "Who?", "--model", "bsae"], "did you mean base"),
-        (["ask", "Who?", "--method", "iec"], "did you mean ice"),
+        (["ask", "Who?", "--method", "iec"], "did you mean ike or ice"),
         (["show", "7"], "7"),
         (["show", "no-such-ref"], "no-such-ref"),
         (["forget", "7"], "7"),

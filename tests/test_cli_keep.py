@@ -192,3 +192,60 @@ def test_commands_that_read_migrate_an_old_memory(run, tmp_path):
     (folder / "memory.db").write_bytes(gzip.decompress(first.read_bytes()))
     assert [r["id"] for r in said(run("list", "-m", "old", "--json"))] == [2, 3, 4, 5]
     assert said(run("stats", "-m", "old", "--json"))["schema"] == 2
+
+
+def test_forgetting_several_is_one_operation_or_none(run):
+    for fact in ("Tea is blue.", "Milk is red.", "Salt is sour."):
+        run("add-fact", fact)
+    run("forget", "3")
+    assert "edit 3 is forgotten already" in run("forget", "1", "3", code=1).stderr
+    assert [r["id"] for r in said(run("list", "--json"))] == [1, 2]
+    assert [r["id"] for r in said(run("forget", "1", "2", "--json"))] == [1, 2]
+    assert "the forget of 2 edits" in run("undo").output
+    assert [r["id"] for r in said(run("list", "--json"))] == [1, 2]
+
+
+def test_an_erasure_is_told_from_a_fact_wherever_people_read_it(run):
+    run("erase-fact", "The capital of France is", "--subject", "France", "--ref", "fr")
+    shown = "The capital of France is (withheld)"
+    for command in ("list", "history fr", "search France", "route France", "forget fr"):
+        assert shown in run(*command.split()).output, command
+
+
+def test_a_field_that_is_given_empty_is_taken_away(run):
+    run("add-fact", "Tea is blue.", "--valid-from", "2020-01-01", "--valid-to", "2030-01-01", "--tag", "x")
+    edit = said(run("update", "1", "--valid-to", "", "--tag", "", "--json"))["edit"]
+    assert edit == {"statement": "Tea is blue.", "valid_from": "2020-01-01T00:00:00.000000+00:00"}
+
+
+def test_names_are_found_however_they_are_written(run):
+    run("add-fact", "Tea is blue.", "--ref", "caf\u00e9  7", "--tag", "th\u00e9")
+    assert said(run("show", " cafe\u0301 7", "--json"))["id"] == 1
+    now = said(run("log", "--json"))[0]["at"]
+    for more in ([], ["--as-of", now]):
+        assert len(said(run("list", "--tag", "the\u0301", "--json", *more))) == 1
+        assert said(run("list", "--tag", "the", "--json", *more)) == []
+    assert "1 shown; 1 live edit now in" in run("list", "--as-of", now).output
+
+
+def test_no_empty_line_where_no_bar_is_seen(run):
+    run("add-fact", "Tea is blue.")
+    assert run("compact").stderr == ""
+    assert said(run("rebuild", "--json")) == {"memory": "indexes/default", "edits": 1, "reencoded": False}
+
+
+def test_a_purge_says_what_a_repair_has_kept(run, tmp_path):
+    run("add-fact", "Hushword is plum.")
+    kept = tmp_path / "indexes/default/memory.db.damaged-20260101T000000"
+    kept.write_bytes(b"Hushword")
+    (kept.parent / "notes.txt").write_text("mine")
+    out = run("forget", "1", "--purge").stderr
+    assert f"what a repair kept may still hold them: {kept.name}; delete it" in out
+    assert "no part of the memory: notes.txt" in out
+
+
+def test_decisions_say_json_wherever_the_option_stands(run):
+    for fact in ("The head of Acme is Ann.", "The head of Acme is Bo."):
+        run("add-fact", fact)
+    assert said(run("conflicts", "--json", "keep-both", "1", "2"))["kept"] == [1, 2]
+    assert said(run("conflicts", "supersede", "1", "2", "--json"))["kept"] == 2

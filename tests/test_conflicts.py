@@ -122,6 +122,22 @@ def test_keep_both_is_an_operation_and_ends_the_conflict_for_good(memory: EditMe
     assert pairs(memory) == []
 
 
+def test_a_decision_that_alone_keeps_two_apart_is_not_undone(memory: EditMemory) -> None:
+    def of_ann(prompt: str, target: str, **more: str) -> Edit:
+        return Edit(prompt=f"{prompt} of Ann is", target=target, subject="Ann", **more)
+
+    memory.add(of_ann("The child", "Bob", relation="child"))
+    memory.add(of_ann("A son", "Cid"))
+    done = memory.keep_both(1, 2)
+    memory.update(2, relation="child")
+    with pytest.raises(
+        MemoryError_, match="edit 2 would have the place of edit 1; `memedit conflicts supersede 2 1`"
+    ):
+        memory.undo(done.id)
+    assert memory.undo().kind == "update"
+    assert memory.undo().id == done.id
+
+
 def test_supersede_takes_either_of_the_two(memory: EditMemory) -> None:
     memory.add(ANN)
     memory.add(BOB)

@@ -157,12 +157,18 @@ def test_assisted_decoding_is_refused_where_an_edit_fires(edited):
         {"past_key_values": object()},
         {"streamer": object()},
         {"generation_config": GenerationConfig(prompt_lookup_num_tokens=3)},
+        {"prefill_chunk_size": 4},
+        {"token_healing": True},
+        {"use_mtp": True},
     ],
     ids=lambda o: next(iter(o)),
 )
 def test_what_can_not_be_right_with_an_edit_in_scope_is_refused(edited, options):
     with pytest.raises(ModelError):
         edited.generate(**edited.base.tokenize([IN, IN]), **options)
+    with pytest.raises(ModelError):
+        edited.generate([OUT[0], IN], **options)
+    assert edited.generate([IN], token_healing=False, **OPTIONS) == edited.generate([IN], **OPTIONS)
 
 
 def test_options_that_are_no_rows_are_never_cut(edited):
@@ -179,6 +185,10 @@ def test_a_row_keeps_its_number_in_a_mixed_batch(edited):
         **inputs, max_new_tokens=3, do_sample=False, prefix_allowed_tokens_fn=lambda row, ids: [50 + row]
     )
     assert out[:, -3:].tolist() == [[50] * 3, [51] * 3]
+    texts = edited.generate(
+        [OUT[0], IN, OUT[1]], max_new_tokens=3, prefix_allowed_tokens_fn=lambda row, ids: [70 + row]
+    )
+    assert texts == edited.tokenizer.batch_decode([[70] * 3, [71] * 3, [72] * 3])
 
 
 def test_several_texts_of_a_prompt_stay_together(edited):
@@ -193,8 +203,25 @@ def test_lists_that_do_not_go_together_are_refused(edited):
         edited.generate([IN, OUT[0]], routes=edited.route([IN]))
     with pytest.raises(ModelError, match="2 prompts and 1 targets"):
         edited.score([IN, OUT[0]], ["Lyon"])
-    with pytest.raises(ModelError, match="at least 1"):
-        edited.generate([IN], batch_size=0)
+    for bad in (0, "2"):
+        with pytest.raises(ModelError, match="at least 1"):
+            edited.generate([IN], batch_size=bad)
+        with pytest.raises(ModelError, match="at least 1"):
+            edited.score([IN, OUT[0]], ["Lyon", "x"], batch_size=bad)
+        with pytest.raises(ModelError, match="at least 1"):
+            edited.generate([IN], max_new_tokens=bad if bad else -1)
+
+
+@pytest.mark.parametrize("prompt", [IN, OUT[0]])
+def test_a_score_that_does_not_fit_the_model_is_refused(memory, lm, prompt):
+    edited = EditedModel(lm("gpt2"), Router(memory))
+    with pytest.raises(ModelError, match="the model takes 512"):
+        edited.score([prompt + " and so on" * 60], ["Lyon"])
+
+
+def test_an_explanation_is_of_one_answer(edited):
+    with pytest.raises(ModelError, match="num_return_sequences"):
+        edited.explain(IN, num_return_sequences=2, do_sample=True)
 
 
 def test_seeded_sampling_is_the_same_in_threads(edited):

@@ -243,7 +243,7 @@ def test_files_that_are_none_are_said_in_one_sentence(file, text, name, message)
     [
         (b"PK\x03\x04rest", "zip or Excel"),
         ("prompt,target\n".encode("utf-16"), "UTF-16"),
-        (gzip.compress(b"x" * 100)[:-9], "damaged gzip"),
+        (gzip.compress(b"x" * 100, mtime=0)[:-9], "damaged gzip"),
         (b"prompt,target\nna\xefve,x\n", "save it as UTF-8"),
     ],
 )

@@ -444,6 +444,23 @@ def test_a_fact_that_there_is_no_room_for_is_left_out_and_said(llama):
     assert torch.equal(new(got, inputs), hand(llama, [prompt], **GREEDY))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_length_that_is_all_the_model_takes_leaves_room_for_the_fact(memory, lm, family):
+    edited = EditedModel(lm(family), Router(memory))
+    inputs = edited.base.tokenize([IN])
+    options = {"do_sample": False, "min_new_tokens": 480}  # no end before the length's
+    with pytest.warns(ContextWarning, match=r"stopped after \d+ of 488 new tokens"):
+        got = edited.generate(**inputs, max_length=512, **options)
+    line = len(edited.base.encode_context(LINE))
+    assert got.shape[1] == 512 - line + 1  # the last token is said and not read
+    assert torch.equal(
+        new(got, inputs), hand(edited, [LINE + IN], max_length=513, **options)[:, : got.shape[1] - 24]
+    )
+    assert edited.generate([IN], max_new_tokens=200, **options) == edited.base.generate(
+        [LINE + IN], max_new_tokens=200, **options
+    )
+
+
 def test_a_model_in_training_mode_is_refused(memory):
     edited = EditedModel(HFModel(tiny_model(), tiny_tokenizer()), Router(memory))
     edited.train()

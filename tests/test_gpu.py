@@ -14,7 +14,9 @@ from click.testing import CliRunner
 from elsewhere import DEVICE, Elsewhere, Remote
 from memory_fixtures import TrigramEncoder, capital, facts
 
-from memedit import bench_generate, bench_gpu, devices, doctor
+from memedit import devices, doctor
+from memedit.bench import generate as bench_generate
+from memedit.bench import gpu as bench_gpu
 from memedit.cli import main
 from memedit.edit import Edit
 from memedit.encoder import MiniLM

@@ -11,19 +11,21 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner"},
-    {"scope", "lm", "data", "metrics"},
+    {"subjects", "encoder", "prefix", "combiner", "loading"},
+    {"scope", "lm", "data", "metrics", "chat"},
     {"memory"},
     {"methods"},
+    {"demonstrations"},
     {"router"},
-    {"batches"},
+    {"batches", "asked", "explanation"},
     {"edited"},
     {"evaluate", "scope_eval"},
-    {"bench", "bench_generate", "demo", "bench_gpu", "doctor"},
+    {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]
 NEVER = [
     ("methods", "memory"),
+    ("methods", "demonstrations"),
     ("methods", "router"),
     ("methods", "scope"),
     ("memory", "lm"),

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from memedit.data import Demonstration
 from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.methods import METHODS, load_method, method_info
@@ -17,9 +18,24 @@ PROMPTS = ["What is the capital of France?", "Two and two", "The capital of Peru
 OPTIONS = {"max_new_tokens": 6, "do_sample": False}
 
 
+def demonstrations(text, k, usable):
+    """Three facts with falling cosines, as `retrieve` gives them."""
+    facts = [
+        Demonstration(
+            f"{name} is in", place, f"{name} is in {place}.", name, (f"Where is {name}?",), (("So is", "it"),)
+        )
+        for name, place in (("Ode", "Oslo"), ("Lima", "Peru"), ("Moe", "Rome"))
+    ]
+    usable_facts = [fact for fact in facts if usable(fact)]
+    return [(0.9 - 0.1 * i, fact) for i, fact in enumerate(usable_facts[:k])]
+
+
+HANDED = {"demonstrations": {"retrieve": demonstrations}}
+
+
 @pytest.fixture(params=sorted(METHODS))
 def method(request):
-    return load_method(request.param)
+    return load_method(request.param, **HANDED.get(method_info(request.param).handed, {}))
 
 
 def test_the_table_says_what_people_want_to_know():

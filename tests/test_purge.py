@@ -170,6 +170,16 @@ def test_superseded_edits_do_not_come_back_and_undo_leaves_the_purged_out(memory
     assert memory.check() == []
 
 
+def test_what_a_purged_edit_superseded_does_not_point_to_it(memory: EditMemory) -> None:
+    memory.add(capital("France", "Lyon"))
+    memory.add(capital("France", "Nice"))
+    with pytest.raises(MemoryError_, match="superseded by edit 2; change that one"):
+        memory.update(1, tags=["x"])
+    memory.purge(2)
+    with pytest.raises(MemoryError_, match="superseded by edit 2, which was purged; add it again"):
+        memory.update(1, tags=["x"])
+
+
 def test_several_at_once_or_none(memory: EditMemory) -> None:
     memory.add(facts(5))
     with pytest.raises(MemoryError_, match="no edit 9"):

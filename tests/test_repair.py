@@ -14,9 +14,9 @@ from memory_fixtures import TrigramEncoder, capital, facts
 
 from memedit.errors import MemeditError, MemoryDamaged, MemoryError_
 from memedit.memory import EditMemory, repair_memory, restore, wal
-from memedit.memory.repair import needed
+from memedit.memory.repair import needed, repair
 
-TABLES = {"operations": "id", "edits": "id", "versions": "seq"}
+TABLES = {"operations": "id", "edits": "id", "versions": "seq", "kept": "id"}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,25 @@ def test_every_row_that_can_be_read_is_saved(sound: Path, hurt: Path, kind: str,
     assert not said or needed(hurt)
     kept = saved(hurt, before)
     assert kept >= len(before) * (0.4 if kind == "cut" else 0.95)
+
+
+def test_a_long_life_is_saved_whole(tmp_path: Path) -> None:
+    with EditMemory.open(tmp_path, encoder=TrigramEncoder()) as memory:
+        for city in ("Lyon", "Paris", "Lyon"):
+            memory.add(capital("France", city))
+        memory.add([capital("Spain", "Vigo"), capital("Italy", "Bari"), capital("Peru", "Cusco")])
+        memory.keep_both(3, 4)
+        memory.keep_both(4, 5)
+        memory.undo()
+        memory.supersede(4, 5)
+        memory.purge(6)
+    before = rows(tmp_path / "memory.db")
+    assert {table for table, _ in before} == {*TABLES}
+    repair(tmp_path)  # as where one bit elsewhere is damaged
+    assert rows(tmp_path / "memory.db") == before
+    with EditMemory.open(tmp_path, encoder=TrigramEncoder()) as memory:
+        assert memory.beside([3]) == {3: [4]}
+        assert [v.status for v in memory.history(1)] == ["live", "superseded"]
 
 
 @pytest.mark.parametrize("at", [0, 17, 21, 30, 100, 103, 200])

@@ -122,3 +122,32 @@ def test_no_query_and_no_edit_need_no_encoder(tmp_path):
     with EditMemory.open(tmp_path / "empty", encoder=never) as m:
         assert Router(m).route([]) == []
         assert not Router(m).route(["Who?"])[0].fired
+
+
+def test_a_name_within_a_longer_one_is_not_what_is_asked_about(memory):
+    mayor = "The mayor of {} is"
+    memory.add([
+        Edit(prompt=mayor.format("New York"), target="Ada Park", subject="New York"),
+        Edit(prompt=mayor.format("New York City"), target="Ben Falk", subject="New York City"),
+    ])  # fmt: skip
+    router = Router(memory)
+    city, state, both = router.route(
+        ["Who is the mayor of New York City?", "Who is the mayor of New York?",
+         "Who is the mayor of New York City, and who of New York?"]
+    )  # fmt: skip
+    assert [c.edit.subject for c in city.edits] == ["New York City"]
+    assert [c.edit.subject for c in state.edits] == ["New York"]
+    assert {c.edit.subject for c in both.edits} <= {"New York", "New York City"}
+    dropped = [c for c in city.nearest if c.edit.subject == "New York"]
+    assert all("named better" in c.reason or "<" in c.reason for c in dropped)
+
+
+def test_a_subject_named_in_full_outdoes_one_that_is_named_in_part(memory):
+    born = "The birthplace of {} is"
+    memory.add([
+        Edit(prompt=born.format("Ada Abara"), target="Oslo", subject="Ada Abara"),
+        Edit(prompt=born.format("Ada Lee Abara"), target="Turin", subject="Ada Lee Abara"),
+    ])  # fmt: skip
+    short, long = Router(memory).route(["The birthplace of Ada Abara is", "Where was Ada Lee Abara born?"])
+    assert [c.edit.target for c in short.edits] == ["Oslo"]
+    assert [c.edit.target for c in long.edits] == ["Turin"]

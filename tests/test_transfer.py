@@ -251,6 +251,24 @@ def test_a_dry_run_on_a_memory_names_what_goes_and_what_may_conflict(run, tmp_pa
     assert "--dry-run" in run("import", "-", "--no-conflicts", stdin=more, code=2).stderr
 
 
+def test_what_a_file_says_again_against_a_newer_word_is_told(run, tmp_path):
+    for fact in ("The head of Acme is Ann.", "The head of Acme is Bo."):
+        run("add-fact", fact)
+    run("erase-fact", "The capital of Odeland is", "--subject", "Odeland")
+    erased = '{"prompt": "The capital of Odeland is", "subject": "Odeland", "kind": "erase"}'
+    again = f'{{"statement": "The head of Acme is Ann."}}\n{erased}\n'
+    out = " ".join(run("import", "-", "--dry-run", stdin=again).stdout.split())
+    assert "0 new, 2 known already, 1 of them the newest word again" in out
+    assert "known already, the newest word again The head of Acme is Ann." in out
+    assert "known already The capital of Odeland is (withheld)" in out
+    assert "2 known already, 1 of them the newest word again;" in run("import", "-", stdin=again).stdout
+    assert json.loads(run("conflicts", "--json").stdout)[0]["wins"] == 1
+    one = '{"statement": "The head of Acme is Cy.", "ref": "x"}\n{"statement": "Salt is sour.", "ref": "x"}\n'
+    assert ": 2 new, 1 older superseded; the memory" in run("import", "-", stdin=one).stdout
+    bo = '{"statement": "The head of Umbra is Bo."}\n{"statement": "The head of Umbra is Cy."}\n'
+    assert ": 2 new, 1 possible conflict; the memory" in run("import", "-", "-m", "other", stdin=bo).stdout
+
+
 def test_a_dry_run_leaves_a_foreign_folder_alone(run, tmp_path):
     (tmp_path / "x.csv").write_text(ROWS)
     (tmp_path / "photos").mkdir()
@@ -261,7 +279,7 @@ def test_a_dry_run_leaves_a_foreign_folder_alone(run, tmp_path):
 
 def test_rows_of_a_dry_run_tell_of_the_memorys_own_edits():
     class Added:
-        ids, new, duplicates = [3, 4, 9], [3, 4], [2]
+        ids, new, duplicates, renewed = [3, 4, 9], [3, 4], [2], []
         superseded, conflicts = [(1, 3), (3, 4)], [(4, 2, 0.912345)]
 
     given = [capital("A", "x"), capital("A", "y"), capital("B", "z")]

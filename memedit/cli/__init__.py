@@ -6,9 +6,10 @@ resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
+chat.py      chat
 backup.py    backup, restore, compact
-upkeep.py    backup, restore, compact,
-    doctor, rebuild, methods, bench, eval, train
+upkeep.py    doctor, rebuild, methods, bench, eval, train
+demos.py     demos build, show, list, remove
 evalscope.py eval scope
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 from memedit.cli._group import main
 from memedit.cli.ask import ask, demo, generate, route
 from memedit.cli.backup import backup, compact, restore
+from memedit.cli.chat import chat
+from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.evalscope import scope as eval_scope
 from memedit.cli.look import history, list_, search, show, stats
@@ -28,7 +31,7 @@ from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
 for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
-    ask, route, generate, demo,
+    ask, chat, route, generate, demo, demos,
     backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip

@@ -19,6 +19,7 @@ from memedit.errors import ContextWarning, DataError, MemeditError, OldSchema
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from memedit.edit import Edit
     from memedit.memory import EditMemory, Record
 
 DEFAULT_MEMORY = "indexes/default"
@@ -166,28 +167,61 @@ at_option = click.option(
     "--at",
     metavar="TIME",
     callback=moment,
-    help="Use the facts that hold then (valid-from, valid-to), e.g. 2027-01-01.  [default: now]",
+    help="Use the facts that hold then (valid-from, valid-to), e.g. 2027-01-01: its first moment, UTC.  [default: now]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
+def _settings(
+    ctx: click.Context, param: click.Parameter, given: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """ike.k=8 as {"ike": {"k": 8}}; a value that is no JSON is a text."""
+    out: dict[str, dict[str, Any]] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        method, dot, setting = name.partition(".")
+        if not (equals and dot and method and setting):
+            raise click.BadParameter(f"{one!r}; write METHOD.SETTING=VALUE, such as ike.k=8", ctx, param)
+        try:
+            out.setdefault(method, {})[setting] = json.loads(value)
+        except ValueError:
+            out.setdefault(method, {})[setting] = value
+    return out
+
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    callback=_settings,
+    metavar="METHOD.SETTING=VALUE",
+    help="Another setting of a method than its paper's, such as ike.k=8; may be repeated.",
+)
+
+
 @contextmanager
-def opened(path: str, **options: Any) -> Iterator[EditMemory]:
-    """The memory at `path`, closed afterwards."""
+def opened(path: str | EditMemory, **options: Any) -> Iterator[EditMemory]:
+    """The memory at `path`, closed afterwards; one that is open already stays so."""
     from memedit.memory import EditMemory
 
+    if isinstance(path, EditMemory):
+        yield path
+        return
     with EditMemory.open(path, **options) as memory:
         yield memory
 
 
 @contextmanager
-def existing(path: str, **options: Any) -> Iterator[EditMemory]:
+def existing(path: str | EditMemory, **options: Any) -> Iterator[EditMemory]:
     """As `opened`, for commands that only make sense on a memory that is there already.
 
     One of an older memedit is migrated first, also for commands that only read.
     """
     from memedit.memory import EditMemory
 
+    if isinstance(path, EditMemory):
+        yield path
+        return
     try:
         memory = EditMemory.open(path, create=False, **options)
     except OldSchema:
@@ -264,7 +298,8 @@ def progress(text: str) -> Iterator[Callback]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    err = Console(stderr=True)  # where nobody looks on, a bar would leave an empty line
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(text, total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
 
@@ -334,6 +369,11 @@ def write_text(target: str, text: str) -> None:
 def write_json_lines(target: str, rows: list[dict[str, Any]]) -> None:
     """One JSON object a line, by `write_text`."""
     write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def fact(edit: Edit) -> str:
+    """An edit as people read it: an erasure has no answer, and its prompt alone would look like half a fact."""
+    return f"{edit.statement} (withheld)" if edit.kind == "erase" else edit.statement
 
 
 def counted(n: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from memedit.cli._group import (
     at_option,
     check_output,
     existing,
+    fact,
     false_fire_option,
     json_option,
     memory_option,
@@ -19,6 +20,7 @@ from memedit.cli._group import (
     print_table,
     progress,
     read_json_lines,
+    settings_option,
     write_json_lines,
 )
 from memedit.methods import method_info
@@ -72,7 +74,7 @@ def route(
         print_json([_with_reasons(r) for r in routes])
     else:
         for r in routes:
-            _say_route(r)
+            say_route(r)
 
 
 def _with_reasons(route: Route) -> dict[str, Any]:
@@ -86,13 +88,12 @@ def _with_reasons(route: Route) -> dict[str, Any]:
     return {**route.to_dict(), "nearest": nearest}
 
 
-def _say_route(route: Route) -> None:
+def say_route(route: Route) -> None:
     ids = ", ".join(str(c.id) for c in route.edits)
     verdict = f"edit {ids} by {route.method}" if route.fired else "no edit: the base answers"
     click.echo(f"{route.query}\n  -> {verdict}")
     rows = [
-        [c.id, f"{c.probability:.3f}", f"{c.cosine:.2f}", c.edit.statement, c.reason]
-        for c in route.nearest[:5]
+        [c.id, f"{c.probability:.3f}", f"{c.cosine:.2f}", fact(c.edit), c.reason] for c in route.nearest[:5]
     ]
     if rows:
         print_table(["id#", "prob.#", "cosine#", "fact", "why"], rows)
@@ -103,13 +104,14 @@ def _say_route(route: Route) -> None:
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
 @model_options
 @method_option
+@settings_option
 @false_fire_option
 @at_option
 @memory_option
 @json_option
 def ask(
     question: str, max_new_tokens: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
+    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the edited model, and see what the base would have said and why the query was routed as it was.
 
@@ -119,7 +121,7 @@ def ask(
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
     with existing(memory, readonly=True, device=device) as m:
-        edited = _edited(m, model, device, dtype, method, false_fire_rate)
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
@@ -131,10 +133,10 @@ def ask(
     if verdict.fired:
         click.echo(f"  base: {base.strip()}", err=True)
         for c in verdict.edits:
-            click.echo(f"  edit {c.id} ({c.reason}): {c.edit.statement}", err=True)
+            click.echo(f"  edit {c.id} ({c.reason}): {fact(c.edit)}", err=True)
     else:
         why = (
-            f"nearest: {verdict.nearest[0].edit.statement} ({verdict.nearest[0].reason})"
+            f"nearest: {fact(verdict.nearest[0].edit)} ({verdict.nearest[0].reason})"
             if verdict.nearest
             else "the memory is empty"
         )
@@ -160,13 +162,14 @@ def ask(
 @click.option("--seed", type=int, default=0, show_default=True, help="For --sample.")
 @model_options
 @method_option
+@settings_option
 @false_fire_option
 @at_option
 @memory_option
 def generate(
     source: str, target: str, max_new_tokens: int, batch_size: int, with_base: bool, sample: bool,
     temperature: float | None, seed: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    false_fire_rate: float | None, at: str | None, memory: str,
+    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str,
 ) -> None:  # fmt: skip
     """Generate for a file of prompts, each routed. Unknown keys of a line are kept.
 
@@ -181,7 +184,7 @@ def generate(
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
     with existing(memory, readonly=True, device=device) as m, progress("generating") as bar:
-        edited = _edited(m, model, device, dtype, method, false_fire_rate)
+        edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
             prompts = [row["prompt"] for row in part]
@@ -196,20 +199,27 @@ def generate(
     write_json_lines(target, out)
 
 
-def _edited(
+def edited_model(
     memory: Any,
     model: str,
     device: str | None,
     dtype: str | None,
     method: str | None,
     false_fire_rate: float | None,
+    settings: dict[str, Any],
 ) -> EditedModel:
     if method:
         method_info(method)
     from memedit.edited import EditedModel
 
     return EditedModel.from_pretrained(
-        model, memory=memory, method=method, device=device, dtype=dtype, false_fire_rate=false_fire_rate
+        model,
+        memory=memory,
+        method=method,
+        device=device,
+        dtype=dtype,
+        false_fire_rate=false_fire_rate,
+        settings=settings,
     )
 
 

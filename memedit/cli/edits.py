@@ -8,6 +8,7 @@ import click
 
 from memedit.cli._group import (
     existing,
+    fact,
     find,
     json_option,
     memory_option,
@@ -175,17 +176,14 @@ def _added_dict(memory: EditMemory, added: Added) -> dict[str, Any]:
 def _say_added(memory: EditMemory, added: Added) -> None:
     for i in added.ids:
         edit = memory.get(i).edit
-        statement = f"{edit.statement} (withheld)" if edit.kind == "erase" else edit.statement
         again = "says so already, and is the newest word again" if i in added.renewed else "says so already"
-        click.echo(f"edit {i}: {statement}" if i in added.new else f"edit {i} {again}: {statement}")
+        click.echo(f"edit {i}: {fact(edit)}" if i in added.new else f"edit {i} {again}: {fact(edit)}")
     for old, _ in added.superseded:
-        click.echo(
-            f"  supersedes edit {old}: {memory.get(old).edit.statement}  (`memedit undo` brings it back)"
-        )
+        click.echo(f"  supersedes edit {old}: {fact(memory.get(old).edit)}  (`memedit undo` brings it back)")
     for _, old, score in added.conflicts:
         click.echo(
-            f"  possible conflict with edit {old}: {memory.get(old).edit.statement}  (similarity {score:.2f}; "
-            f"both stay, the newer wins; `memedit conflicts` says what can be done)"
+            f"  possible conflict with edit {old}: {fact(memory.get(old).edit)}  (similarity {score:.2f}; "
+            f"both stay, the newer that holds is used; `memedit conflicts` says what can be done)"
         )
 
 
@@ -198,9 +196,12 @@ def _say_added(memory: EditMemory, added: Added) -> None:
 def update(id_or_ref: str, statement: str | None, memory: str, as_json: bool, **fields: Any) -> None:
     """Change some fields of an edit; the former version stays in its history.
 
+    A field that is given empty is taken away; of aliases and tags those that are given take the place of all.
+
     \b
-    Example:
+    Examples:
       memedit update 3 --target Marseille --tag checked
+      memedit update 3 --valid-to ""
     """
     changes = _given({"statement": statement, **fields})
     if not changes:
@@ -212,4 +213,4 @@ def update(id_or_ref: str, statement: str | None, memory: str, as_json: bool, **
         if as_json:
             print_json({"id": record.id, "version": record.version, "edit": record.edit.to_dict()})
         else:
-            click.echo(f"edit {record.id} (version {record.version}): {record.edit.statement}")
+            click.echo(f"edit {record.id} (version {record.version}): {fact(record.edit)}")

@@ -9,6 +9,7 @@ import click
 from memedit.cli._group import (
     counted,
     existing,
+    fact,
     find,
     json_option,
     memory_option,
@@ -34,7 +35,7 @@ from memedit.cli._group import (
     "--as-of",
     metavar="TIME",
     callback=moment,
-    help="What was live then, as it was then, e.g. 2026-11-21T12:00.",
+    help="What was live then, as it was then, e.g. 2026-11-21T12:00; a date alone is its first moment.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @click.option("--offset", type=click.IntRange(0, 2**62), default=0, help="Leave out the first so many.")
@@ -63,13 +64,14 @@ def list_(memory: str, as_of: str | None, as_json: bool, **filters: Any) -> None
         )
         return
     rows = [
-        [r.id, r.edit.statement, r.edit.ref, r.edit.method, ", ".join(r.edit.tags), r.status, r.added[:16]]
+        [r.id, fact(r.edit), r.edit.ref, r.edit.method, ", ".join(r.edit.tags), r.status, r.added[:16]]
         for r in records
     ]
     kept = [i for i in range(7) if i in (0, 1, 6) or any(row[i] for row in rows)]
     headers = ["id#", "fact", "ref", "method", "tags", "status", "added (UTC)"]
     print_table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    click.echo(f"{len(records):,} shown; {counted(total, 'live edit')} in {memory}")
+    now = "" if as_of is None else " now"
+    click.echo(f"{len(records):,} shown; {counted(total, 'live edit')}{now} in {memory}")
 
 
 @click.command()
@@ -133,7 +135,7 @@ def search(text: str, k: int, memory: str, as_json: bool) -> None:
     else:
         print_table(
             ["id#", "cosine#", "fact"],
-            [[n.record.id, f"{n.cosine:.3f}", n.record.edit.statement] for n in found],
+            [[n.record.id, f"{n.cosine:.3f}", fact(n.record.edit)] for n in found],
         )
 
 
@@ -166,7 +168,7 @@ def history(id_or_ref: str, memory: str, as_json: bool) -> None:
     else:
         print_table(
             ["version#", "when (UTC)", "what", "then", "fact"],
-            [[v.version, v.at[:19], v.action, v.status, v.edit.statement or "(purged)"] for v in versions],
+            [[v.version, v.at[:19], v.action, v.status, fact(v.edit) or "(purged)"] for v in versions],
         )
 
 

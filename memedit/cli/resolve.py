@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from memedit.cli._group import existing, find, json_option, memory_option, print_json
+from memedit.cli._group import existing, fact, find, json_option, memory_option, print_json
 
 _memory = click.option("--memory", "-m", metavar="DIR", help="The memory's folder.")
 
@@ -27,7 +27,7 @@ def conflicts(ctx: click.Context, memory: str, as_json: bool) -> None:
       memedit conflicts keep-both 3 7      (two children: both are used)
       memedit conflicts supersede 3 7      (the newer takes the older's place)
     """
-    ctx.obj = memory
+    ctx.obj = memory, as_json
     if ctx.invoked_subcommand is not None:
         return
     with existing(memory) as m:
@@ -50,7 +50,7 @@ def conflicts(ctx: click.Context, memory: str, as_json: bool) -> None:
         pair = f"{c.newer.id} {c.older.id}"
         click.echo(f"similarity {c.similarity:.2f}; where a query concerns both, edit {c.wins} is used")
         for record in (c.newer, c.older):
-            click.echo(f"  edit {record.id}: {record.edit.statement}")
+            click.echo(f"  edit {record.id}: {fact(record.edit)}")
         click.echo(
             f"  memedit conflicts keep-both {pair}  |  memedit conflicts supersede {pair}  |  memedit forget ID"
         )
@@ -62,17 +62,17 @@ def conflicts(ctx: click.Context, memory: str, as_json: bool) -> None:
 @_memory
 @json_option
 @click.pass_obj
-def keep_both(default: str, one: str, other: str, memory: str | None, as_json: bool) -> None:
+def keep_both(default: tuple[str, bool], one: str, other: str, memory: str | None, as_json: bool) -> None:
     """Let both edits be used: they state several values of one thing, such as two children.
 
     \b
     Example:
       memedit conflicts keep-both 3 7
     """
-    with existing(memory or default) as m:
+    with existing(memory or default[0]) as m:
         ids = find(m, one).id, find(m, other).id
         done = m.keep_both(*ids)
-    if as_json:
+    if as_json or default[1]:
         print_json({"kept": list(ids), "operation": done.id})
     else:
         click.echo(
@@ -88,7 +88,7 @@ def keep_both(default: str, one: str, other: str, memory: str | None, as_json: b
 @json_option
 @click.pass_obj
 def supersede(
-    default: str, one: str, other: str, keep: str | None, memory: str | None, as_json: bool
+    default: tuple[str, bool], one: str, other: str, keep: str | None, memory: str | None, as_json: bool
 ) -> None:
     """Let one of two edits take the other's place: the newer the older's, unless --keep says otherwise.
 
@@ -97,7 +97,7 @@ def supersede(
       memedit conflicts supersede 3 7
       memedit conflicts supersede 3 7 --keep 3
     """
-    with existing(memory or default) as m:
+    with existing(memory or default[0]) as m:
         older, newer = sorted((find(m, one), find(m, other)), key=lambda record: record.recency)
         if keep is not None:
             kept = find(m, keep).id
@@ -106,9 +106,9 @@ def supersede(
             if kept == older.id:
                 older, newer = newer, older
         m.supersede(newer.id, older.id)
-    if as_json:
+    if as_json or default[1]:
         print_json({"kept": newer.id, "superseded": older.id})
     else:
         click.echo(
-            f"edit {newer.id} supersedes edit {older.id}: {older.edit.statement}  (`memedit undo` brings it back)"
+            f"edit {newer.id} supersedes edit {older.id}: {fact(older.edit)}  (`memedit undo` brings it back)"
         )

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from memedit.cli._group import counted, existing, find, json_option, memory_option, print_json, print_table
+from memedit.cli._group import (
+    counted,
+    existing,
+    fact,
+    find,
+    json_option,
+    memory_option,
+    print_json,
+    print_table,
+)
 
 
 @click.command()
@@ -19,9 +28,9 @@ from memedit.cli._group import counted, existing, find, json_option, memory_opti
 def forget(ids_or_refs: tuple[str, ...], purge: bool, yes: bool, memory: str, as_json: bool) -> None:
     """Take edits out of use; their history stays, and `memedit undo` brings them back.
 
-    What an edit superseded does not come back by itself. With --purge the edits go with all their versions,
-    from the database, its log, the index and the patches; what stays is that there was an edit with this id.
-    Backups of the folder, and exports, are yours to look after.
+    Several are one operation: all of them, or none. What an edit superseded does not come back by itself.
+    With --purge the edits go with all their versions, from the database, its log, the index and the patches;
+    what stays is that there was an edit with this id. Backups and exports are yours to look after.
 
     \b
     Examples:
@@ -33,17 +42,17 @@ def forget(ids_or_refs: tuple[str, ...], purge: bool, yes: bool, memory: str, as
         if purge:
             if not yes and sys.stdin.isatty():
                 for record in records:
-                    click.echo(f"edit {record.id}: {record.edit.statement}", err=True)
+                    click.echo(f"edit {record.id}: {fact(record.edit)}", err=True)
                 click.confirm("Purge for good?", abort=True, err=True)
             _purge(m, [r.id for r in records], as_json)
             return
-        done = [m.forget(record.id) for record in records]
+        done = m.forget_all([r.id for r in records])
         if as_json:
             rows = [{"id": r.id, "status": r.status} for r in done]
             print_json(rows[0] if len(rows) == 1 else rows)
         else:
             for record in done:
-                click.echo(f"forgot edit {record.id}: {record.edit.statement}")
+                click.echo(f"forgot edit {record.id}: {fact(record.edit)}")
 
 
 def _purge(memory: Any, ids: list[int], as_json: bool) -> None:
@@ -63,8 +72,15 @@ def _purge(memory: Any, ids: list[int], as_json: bool) -> None:
     click.echo(
         f"purged {'edit' if len(done.ids) == 1 else 'edits'} {names}; backups and exports are yours to look after"
     )
-    if done.others:
-        click.echo(f"  not looked into, being no part of the memory: {', '.join(done.others)}", err=True)
+    kept = [name for name in done.others if name.startswith(("memory.db.damaged-", ".repair-"))]
+    if kept:
+        click.echo(
+            f"  what a repair kept may still hold them: {', '.join(kept)}; delete it when you no longer need it",
+            err=True,
+        )
+    others = [name for name in done.others if name not in kept]
+    if others:
+        click.echo(f"  not looked into, being no part of the memory: {', '.join(others)}", err=True)
     if done.left:
         click.echo(f"  {done.left}", err=True)
 

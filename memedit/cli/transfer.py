@@ -38,9 +38,10 @@ _KEEP_BOTH = "keep_both"  # the key by which a line says that it is a further va
 
 _WORDS = {
     "new": "new",
-    "superseded": "superseding older ones",
+    "superseded": "older superseded",
     "duplicates": "known already",
-    "conflicts": "possible conflicts",
+    "renewed": "of them the newest word again",
+    "conflicts": "possible conflict",
     "skipped": "refused",
 }
 
@@ -170,6 +171,7 @@ def _summary(found: Reading, added: Added, total: int) -> dict[str, Any]:
         "new": len(added.new),
         "superseded": len(added.superseded),
         "duplicates": len(added.duplicates),
+        "renewed": len(added.renewed),
         "conflicts": len(added.conflicts),
         "skipped": len(found.refused),
         "edits": total,
@@ -177,9 +179,10 @@ def _summary(found: Reading, added: Added, total: int) -> dict[str, Any]:
 
 
 def _counts(summary: dict[str, Any], words: dict[str, str]) -> str:
-    return ", ".join(
-        f"{summary[key]:,} {text}" for key, text in words.items() if summary[key] or key == "new"
-    )
+    said = {key: f"{summary[key]:,} {text}" for key, text in words.items() if summary[key] or key == "new"}
+    if "conflicts" in said:
+        said["conflicts"] = counted(summary["conflicts"], words["conflicts"])
+    return ", ".join(said.values())
 
 
 # -- the dry run
@@ -201,10 +204,10 @@ def _dry_run(file: str, found: Reading, memory: str, skip_bad: bool, conflicts: 
         return
     click.echo(f"dry run of {file} ({found.format}), nothing was changed: {_counts(summary, _WORDS)}")
     # What is just new comes last: the others are what one looks for.
-    shown = sorted(rows, key=lambda row: row["action"] == "new" and len(row) == 4)[:_SHOWN]
+    shown = sorted(rows, key=lambda row: _what(row) == "new")[:_SHOWN]
     print_table(
         ["at", "id#", "what", "fact"],
-        [[row["at"], row.get("id"), _what(row), row.get("statement", row.get("reason"))] for row in shown],
+        [[row["at"], row.get("id"), _what(row), _fact(row)] for row in shown],
     )
     if len(rows) > len(shown):
         click.echo(f"... and {len(rows) - len(shown):,} more; --json has all")
@@ -263,6 +266,10 @@ def _rows(found: Reading, added: Added, old: Callable[[int], Edit]) -> list[dict
             "id": id,
             "statement": edit.statement,
         }
+        if edit.kind == "erase":
+            row["kind"] = edit.kind
+        if n in known and id in added.renewed:
+            row["renewed"] = True
         if n in known and id in at:
             row["of"] = at[id]
         elif n not in known:
@@ -279,10 +286,17 @@ def _rows(found: Reading, added: Added, old: Callable[[int], Edit]) -> list[dict
     return sorted(rows, key=lambda row: _position(row["at"]))
 
 
+def _fact(row: dict[str, Any]) -> str:
+    """What a row says, or why it is refused."""
+    said = str(row.get("statement", row.get("reason")))
+    return f"{said} (withheld)" if row.get("kind") == "erase" else said
+
+
 def _what(row: dict[str, Any]) -> str:
     """A row's fate in few words."""
     if row["action"] == "duplicate":
-        return f"known already ({row['of']})" if "of" in row else "known already"
+        known = f"known already ({row['of']})" if "of" in row else "known already"
+        return f"{known}, the newest word again" if row.get("renewed") else known
     said = [row["action"]]
     for one in row.get("supersedes", ()):
         said.append(f"supersedes {_named(one)}")

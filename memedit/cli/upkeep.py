@@ -25,6 +25,7 @@ from memedit.cli._group import (
     print_json,
     print_table,
     progress,
+    settings_option,
     write_text,
 )
 from memedit.errors import MemeditError, unknown
@@ -100,7 +101,8 @@ def doctor(repair: bool, memory: str, as_json: bool) -> None:
     help="Encode all edits anew with the encoder at hand (after a change of encoder).",
 )
 @memory_option
-def rebuild(memory: str, reencode: bool) -> None:
+@json_option
+def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
     """Make the index anew from the database.
 
     \b
@@ -117,6 +119,9 @@ def rebuild(memory: str, reencode: bool) -> None:
     ):
         m.rebuild(reencode=reencode, progress=bar)
         total = len(m)
+    if as_json:
+        print_json({"memory": memory, "edits": total, "reencoded": reencode})
+        return
     click.echo(f"rebuilt the index of {memory}: {counted(total, 'live edit')}")
 
 
@@ -131,10 +136,10 @@ def rebuild(memory: str, reencode: bool) -> None:
 )
 @model_options
 def bench(name: str, json_file: str | None, model: str, device: str | None, dtype: str | None) -> None:
-    """Measure the speed claims: one entry per claim, medians, ratios taken inside one run.
+    """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, or all of these; or gpu.
+    NAME is import, add, route, generate, open, chat, or all of these; or gpu.
     Examples:
       memedit bench all --json bench.json
       memedit bench gpu --json gpu.json
@@ -174,7 +179,14 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     help="A data set: CounterFact, or our JSON lines with paraphrases and locality.",
 )
 @click.option("--edits", type=click.IntRange(min=1), help="Take the first so many cases.  [default: all]")
-@click.option("--method", default="ice", show_default=True, metavar="NAME", help="The editing method.")
+@click.option(
+    "--method",
+    default="ice",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="The editing methods, each scored on the same memory.",
+)
+@settings_option
 @click.option("--unrelated", metavar="FILE", help="General questions whose output must not change.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
@@ -190,9 +202,9 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 @false_fire_option
 @click.pass_context
 def eval_(
-    ctx: click.Context, data: str | None, edits: int | None, method: str, unrelated: str | None, max_new_tokens: int,
-    batch_size: int, memory: str | None, json_file: str | None, model: str, device: str | None, dtype: str | None,
-    false_fire_rate: float | None,
+    ctx: click.Context, data: str | None, edits: int | None, method: str, settings: dict[str, Any],
+    unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
+    json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
@@ -201,17 +213,21 @@ def eval_(
     \b
     Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
+      memedit eval --data counterfact-val.json --edits 200 --method ice,ike --set ike.k=8
       memedit eval scope --data ../shared/data --limit 100
     """
     if ctx.invoked_subcommand is not None:
         return
     if data is None:
         raise click.UsageError("Missing option '--data'.", ctx)
-    method_info(method)
+    names = list(dict.fromkeys(name.strip() for name in method.split(",")))
+    for name in names:
+        method_info(name)
     check_output(json_file)
     from memedit.data import read_cases, read_prompts
     from memedit.edited import EditedModel
     from memedit.evaluate import as_rows, ask_all, summarise
+    from memedit.lm import HFModel
 
     cases = read_cases(data, limit=edits)
     general = read_prompts(unrelated) if unrelated else []
@@ -222,47 +238,44 @@ def eval_(
             raise MemeditError(
                 f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
             )
-        edited = EditedModel.from_pretrained(
-            model, memory=m, method=method, device=device, dtype=dtype, false_fire_rate=false_fire_rate
-        )
+        base = HFModel.from_pretrained(model, device=device, dtype=dtype)
         with progress("encoding") as bar:
-            given = iter(m.add([edit for c in cases for edit in c.edits], progress=bar).ids)
-        ids = [[next(given) for _ in c.edits] for c in cases]
-        with progress("asking") as bar:
-            answers = ask_all(
-                edited,
-                cases,
-                ids,
-                general,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                progress=bar,
+            added = iter(m.add([edit for c in cases for edit in c.edits], progress=bar).ids)
+        ids = [[next(added) for _ in c.edits] for c in cases]
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        answers: list[dict[str, Any]] = []
+        scores: list[dict[str, Any]] = []
+        for name in names:
+            edited = EditedModel.from_pretrained(
+                base, memory=m, method=name, false_fire_rate=false_fire_rate, settings=settings
             )
+            with progress(f"asking, {name}") as bar:
+                given = ask_all(edited, cases, ids, general, progress=bar, **options)
+            answers += [{"method": name, **row} for row in as_rows(given)]
+            scores += [{"method": name, **row} for row in summarise(given)]
         live = len(m)
-    scores = summarise(answers)
     setting = {
         "model": model, "data": data, "edits_in_memory": live, "mode": "all edits in memory when scored", "routed": True,
-        "method": method, "decoding": f"greedy, {max_new_tokens} new tokens", "unrelated": unrelated,
+        "method": ",".join(names), "settings": settings, "decoding": f"greedy, {max_new_tokens} new tokens",
+        "unrelated": unrelated,
     }  # fmt: skip
     if json_file:
         text = json.dumps(
-            {"setting": setting, "scores": scores, "answers": as_rows(answers)}, ensure_ascii=False, indent=1
+            {"setting": setting, "scores": scores, "answers": answers}, ensure_ascii=False, indent=1
         )
         write_text(json_file, text + "\n")
-    title = (
-        f"{data}: {live:,} edits in memory at scoring, {method}, routed, {setting['decoding']}, model {model}"
-    )
+    title = f"{data}: {live:,} edits in memory at scoring, {setting['method']}, routed, {setting['decoding']}, model {model}"
     _show_scores(title, scores)
 
 
 def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:
     rows = [
-        [s["kind"], s["score"], f"{100 * s['value']:.1f}", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
+        [s["method"], s["kind"], s["score"], f"{100 * s['value']:.1f}", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
          "" if s["floor"] is None else f"{100 * s['floor']:.1f}", s["n"]]
         for s in scores
     ]  # fmt: skip
     console().print(title)
-    print_table(["query", "score", "%#", "95 % interval", "unedited#", "n#"], rows)
+    print_table(["method", "query", "score", "%#", "95 % interval", "unedited#", "n#"], rows)
 
 
 _JOBS = ("scope", "base")

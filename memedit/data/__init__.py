@@ -5,6 +5,20 @@ format by the fields of the first record; `read_edits` is what `memedit import` 
 """
 
 from memedit.data.case import Case, Query
+from memedit.data.demonstration import Demonstration, Demonstrations, read_demonstrations
 from memedit.data.formats import FORMATS, NAMES, Reading, read, read_cases, read_edits, read_prompts
 
-__all__ = ["FORMATS", "NAMES", "Case", "Query", "Reading", "read", "read_cases", "read_edits", "read_prompts"]
+__all__ = [
+    "FORMATS",
+    "NAMES",
+    "Case",
+    "Demonstration",
+    "Demonstrations",
+    "Query",
+    "Reading",
+    "read",
+    "read_cases",
+    "read_demonstrations",
+    "read_edits",
+    "read_prompts",
+]

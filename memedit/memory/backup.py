@@ -27,6 +27,9 @@ Progress = Callable[[int, int], None]
 
 _PAGES = 2048  # that are copied between two steps of a progress bar
 _INDEXES = ("vectors.faiss", "vectors.safetensors")
+DEMONSTRATIONS = (
+    "demonstrations.safetensors"  # see memedit.demonstrations, which imports the memory and not the reverse
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +292,12 @@ def _steps(progress: Progress | None) -> Callable[[int, int, int], None]:
 
 
 def _copy_files(source: Path, made: Path, copy: sqlite3.Connection) -> list[str]:
-    """Patches and the index; the keys of patches that are lost or damaged."""
+    """Patches, the index, and demonstrations; the keys of patches that are lost or damaged."""
     lost = _copy_patches(source, made, copy)
-    for name in _INDEXES:  # it knows what it is an index of, and is made anew where that is something else
+    for name in (
+        *_INDEXES,
+        DEMONSTRATIONS,
+    ):  # an index that is of something else is made anew
         (made / name).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             shutil.copyfile(source / name, made / name)

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable
 
 from sqlite_utils import Database
 
-from memedit.memory.reading import chunked
+from memedit.memory.reading import chunked, live_records
+from memedit.memory.records import Record
 
 _IN_FORCE = "operation NOT IN (SELECT undoes FROM operations WHERE undoes IS NOT NULL)"
 
@@ -60,6 +61,17 @@ def beside(db: Database, ids: Collection[int]) -> dict[int, frozenset[int]]:
             for id, partner in chunked(db, sql, given):
                 found[id].add(partner)
     return {id: frozenset(partners) for id, partners in found.items()}
+
+
+def kept_by(db: Database, operation: int) -> list[tuple[Record, Record]]:
+    """The pairs of live edits, the older first, of which this operation alone decided that both stay."""
+    rows = db.execute(
+        f"SELECT one, other FROM kept k WHERE operation = ? AND NOT EXISTS (SELECT 1 FROM kept WHERE "
+        f"kept.one = k.one AND kept.other = k.other AND kept.operation != k.operation AND {_IN_FORCE})",
+        (operation,),
+    ).fetchall()
+    pairs = [sorted(live_records(db, pair), key=lambda record: record.recency) for pair in rows]
+    return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
 
 
 def await_check(db: Database, ids: Iterable[int]) -> None:

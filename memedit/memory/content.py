@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import MISSING, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -94,3 +95,12 @@ def checked(what: str, value: Any) -> str:
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise MemoryError_(f"{what} holds half of a surrogate pair; mend its encoding")
     return value
+
+
+def sought(what: str, value: Any) -> str:
+    """A text to look for among an edit's refs, tags and sources, in the form in which an edit keeps them.
+
+    Raises:
+        MemoryError_: it is none.
+    """
+    return " ".join(unicodedata.normalize("NFC", checked(what, value)).split())

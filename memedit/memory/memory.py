@@ -181,12 +181,19 @@ class EditMemory(Care, DecidedMemory):
         Raises:
             MemoryError_: there is no such edit, or it is forgotten already.
         """
+        return self.forget_all([id])[0]
+
+    def forget_all(self, ids: Iterable[int]) -> builtins.list[Record]:
+        """As `forget`, several edits as one operation: all of them, or none."""
+        given = builtins.list(dict.fromkeys(ids))
         with self._writing() as db:
-            record = reading.record(db, id)
-            if record.status in ("forgotten", "purged"):
-                raise MemoryError_(f"edit {id} is {record.status} already")
-            Change(db, "forget").turn(record, "forgotten", "forget")
-            return reading.record(db, id)
+            change = Change(db, "forget")
+            for id in given:
+                record = reading.record(db, id)
+                if record.status in ("forgotten", "purged"):
+                    raise MemoryError_(f"edit {id} is {record.status} already")
+                change.turn(record, "forgotten", "forget")
+            return [reading.record(db, id) for id in given]
 
     def purge(self, ids: int | Iterable[int]) -> Purged:
         """Take edits away with all their versions: no byte of what they said stays in a file of the memory.

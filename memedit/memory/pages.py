@@ -21,7 +21,7 @@ _LOOKS = {
     name: re.compile(pattern, re.DOTALL)
     for name, pattern in {
         "content": r"\{.*\}", "hash": "[0-9a-f]{64}", "sha256": "[0-9a-f]{64}", "at": _TIME, "added": _TIME,
-        "changed": _TIME, "status": _STATUS, "action": "[a-z]+", "kind": "[a-z]+",
+        "changed": _TIME, "status": _STATUS, "action": "[a-z]+", "kind": "[a-z-]+",
     }.items()
 }  # fmt: skip
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from memedit.errors import MemoryError_, unknown
 from memedit.memory import reading
-from memedit.memory.content import checked, instant
+from memedit.memory.content import checked, instant, sought
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Array, Encoder, Near, Operation, Record, Version
+from memedit.memory.rules import places_in
 from memedit.memory.store import Store
 from memedit.memory.vectors import Vectors
 
@@ -45,7 +46,7 @@ class ReadableMemory:
             MemoryError_: there is none.
         """
         with self._store.reading() as db:
-            return reading.record_with_ref(db, checked("a ref", ref))
+            return reading.record_with_ref(db, sought("a ref", ref))
 
     def history(self, id: int) -> builtins.list[Version]:
         """All that happened to one edit, oldest first.
@@ -75,22 +76,10 @@ class ReadableMemory:
         """
         if status not in _STATUSES:
             raise MemoryError_(unknown("status", str(status), _STATUSES))
-        for name, value in {"tag": tag, "source": source, "subject": subject, "method": method}.items():
-            if value is not None:
-                checked(name, value)
+        wanted = _wanted(tag=tag, source=source, subject=subject, method=method)
         with self._store.reading() as db:
-            return builtins.list(
-                reading.records(
-                    db,
-                    tag=tag,
-                    source=source,
-                    subject=subject,
-                    method=method,
-                    status=status,
-                    limit=limit,
-                    offset=offset,
-                )
-            )
+            found = reading.records(db, **wanted, status=status, limit=limit, offset=offset)
+            return builtins.list(found)
 
     def as_of(
         self,
@@ -110,15 +99,16 @@ class ReadableMemory:
         Raises:
             EditError: the time can't be read as one.
         """
+        wanted = _wanted(tag=tag, source=source, subject=subject, method=method)
         with self._store.reading() as db:
             found = reading.records_at(db, instant(time))
         kept = [
             r
             for r in found
-            if (tag is None or tag in r.edit.tags)
-            and (source is None or source == r.edit.source)
-            and (subject is None or subject.casefold() == (r.edit.subject or "").casefold())
-            and (method is None or method == r.edit.method)
+            if wanted["tag"] in (None, *r.edit.tags)
+            and wanted["source"] in (None, r.edit.source)
+            and (wanted["subject"] or "").casefold() in ("", (r.edit.subject or "").casefold())
+            and wanted["method"] in (None, r.edit.method)
         ]
         return kept[offset:][:limit]
 
@@ -184,6 +174,14 @@ class ReadableMemory:
         with self._store.reading() as db:
             return self._live.near(db, queries, vectors, k, instant(at))
 
+    def subjects_in(self, text: str) -> builtins.list[str]:
+        """Subjects (and aliases) of live edits that a text names, as it writes them; what stands last comes first."""
+        places = places_in(text)
+        with self._store.reading() as db:
+            spans = [places[name] for name in reading.by_name(db, sorted(places))]
+        whole = [s for s in spans if not any(o != s and o[0] <= s[0] and s[1] <= o[1] for o in spans)]
+        return [text[start:end] for start, end in sorted(set(whole), reverse=True)]
+
     # -- settings
 
     @property
@@ -198,3 +196,8 @@ class ReadableMemory:
     def get_meta(self, key: str) -> str | None:
         """A setting of the memory, or a fact about it; None where it was never set."""
         return self._store.meta(key)
+
+
+def _wanted(**filters: str | None) -> dict[str, str | None]:
+    """Filters in the form in which edits keep what they are compared with."""
+    return {name: None if value is None else sought(name, value) for name, value in filters.items()}

@@ -46,7 +46,11 @@ def live_record(db: Database, id: int) -> Record:
     """
     found = record(db, id)
     if found.status == "superseded":
-        raise MemoryError_(f"edit {id} was superseded by edit {found.superseded_by}; change that one")
+        by = found.superseded_by
+        row = db.execute("SELECT status FROM edits WHERE id = ?", (by,)).fetchone()
+        gone = row is not None and row[0] in ("forgotten", "purged")
+        then = f", which was {row[0]}; add it again" if gone else "; change that one"
+        raise MemoryError_(f"edit {id} was superseded by edit {by}{then}")
     if found.status == "forgotten":
         raise MemoryError_(f"edit {id} was forgotten; add it again")
     if found.status == "purged":

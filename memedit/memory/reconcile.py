@@ -54,7 +54,7 @@ def build(db: Database, folder: Path, reached: Rows, scanned: Rows, done: Repair
         raise MemoryError_(f"nothing of a memory can be read in {folder / FILE}; it was left as it is")
     states = _states(found["edits"])
     versions = _versions(found, states, done)
-    operations = _operations(found["operations"], versions, states)
+    operations = _operations(found["operations"], versions, states, found["kept"])
     _state(versions)
     encoder = _meta(db, found["meta"])
     for row in operations.values():
@@ -116,15 +116,16 @@ def _trust(row: Row) -> int:
 def _versions(found: Rows, states: Mapping[tuple[int, int], Row], done: Repaired) -> list[Row]:
     """Every version, in order; one that is lost or altered is taken from the edit's own row."""
     versions: dict[tuple[int, int], Row] = {}
-    by_content = {
-        (row["hash"], v): id
-        for (id, v), row in states.items()
-        if _trust(row) == 3 and row["status"] != "purged"
+    owners = {
+        _marks(row): id for (id, _), row in states.items() if _trust(row) == 3 and row["status"] != "purged"
     }
+    there = {(rows[0]["edit"], rows[0]["version"]) for rows in found["versions"].values()}
     for rows in found["versions"].values():
         key = rows[0]["edit"], rows[0]["version"]
-        owner = by_content.get((rows[0]["hash"], key[1]), key[0])
-        if key[0] != owner and (key not in states or states[key]["hash"] != rows[0]["hash"]):
+        owner = owners.get(_marks(rows[0]), key[0])
+        # Two edits may well have said the same: only one that lacks this version can have lost it.
+        lacks = (owner, key[1]) not in there
+        if key[0] != owner and lacks and (key not in states or states[key]["hash"] != rows[0]["hash"]):
             rows = [
                 {**row, "edit": owner} for row in rows
             ]  # it is another edit's, and its number was altered
@@ -152,6 +153,12 @@ def _versions(found: Rows, states: Mapping[tuple[int, int], Row], done: Repaired
             seq += 1
             versions[id, version] = _version_of(states[id, version], seq)
     return sorted(versions.values(), key=lambda row: (row["edit"], row["version"]))
+
+
+def _marks(row: Row) -> tuple[Any, ...]:
+    """What a version and its edit's row both hold but for the edit's number."""
+    names = ("version", "content", "hash", "status", "superseded_by", "stated")
+    return tuple(row[name] for name in names)
 
 
 def _version_of(state: Row, seq: int) -> Row:
@@ -184,9 +191,14 @@ def _state(versions: list[Row]) -> None:
 
 
 def _operations(
-    rows: Mapping[int, list[Row]], versions: list[Row], states: Mapping[tuple[int, int], Row]
+    rows: Mapping[int, list[Row]],
+    versions: list[Row],
+    states: Mapping[tuple[int, int], Row],
+    kept: Mapping[int, list[Row]],
 ) -> dict[int, Row]:
     """Every operation that is known, or spoken of; their times grow with their ids."""
+    most = max((row["operation"] for row in versions), default=0) + max(rows, default=0) + len(kept)
+    decided = {some[0]["operation"] for some in kept.values() if 0 < some[0]["operation"] <= most}
     known = {id: some[0] for id, some in rows.items()}
     for row in versions:
         if row["at"] is not None:  # that of the time, or the place where it must have been
@@ -194,15 +206,15 @@ def _operations(
             there = before in known and known[before]["at"] == row["at"]
             row["operation"] = before if there or (before and before + 1 in known) else before + 1
     _mend_operations(versions, max(known, default=0) + len(versions))
-    spoken = {row["operation"] for row in versions}
+    spoken = {row["operation"] for row in versions} | decided
     spoken |= {
         row["undoes"] for id, row in known.items() if row["undoes"] is not None and 0 < row["undoes"] < id
     }
-    kinds: dict[int, str] = {}
+    kinds = dict.fromkeys(decided, "keep-both")
     times: dict[int, str] = {}
     added = {id: state["added"] for (id, _), state in states.items()}
     for row in versions:
-        if row["operation"] not in kinds or row["action"] != "supersede":
+        if row["operation"] not in kinds or row["action"] != "supersede" or row["operation"] in decided:
             kinds[row["operation"]] = row["action"]
         state = states.get((row["edit"], row["version"]))
         if state is not None:

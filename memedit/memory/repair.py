@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from memedit.errors import MemoryBusy, MemoryError_, NewerMemory
+from memedit.errors import MemoryBusy, MemoryError_, NewerMemory, OldSchema
 from memedit.memory import content, wal
 from memedit.memory.health import damage
 from memedit.memory.reconcile import Repaired, build
@@ -32,7 +32,7 @@ def needed(folder: Path, timeout: float = 10.0) -> bool:
     try:
         with closing(Store(folder, timeout=timeout)) as store, store.reading() as db:
             return any(damage(db))
-    except (MemoryBusy, NewerMemory):
+    except (MemoryBusy, NewerMemory, OldSchema):
         raise
     except (MemoryError_, ValueError):
         return True

@@ -160,6 +160,16 @@ def named_in(text: str) -> set[str]:
     return {run for start in range(len(parts)) for run in accumulate(parts[start : start + NAME_WORDS])}
 
 
+def places_in(text: str) -> dict[str, tuple[int, int]]:
+    """As `named_in`, each with the characters at which it stands last."""
+    parts = words(text)
+    return {
+        run: (parts[start].start, parts[start + n].end)
+        for start in range(len(parts))
+        for n, run in enumerate(accumulate(w.folded for w in parts[start : start + NAME_WORDS]))
+    }
+
+
 def _end_differently(one: str, other: str) -> bool:
     """Whether two sentences share their first words, more than half of each: "The head of Acme is Ann", "... Bo"."""
     a, b = _folded(one).split(), _folded(other).split()

@@ -163,7 +163,7 @@ class Store:
         if self.why_readonly:
             raise OldSchema(
                 f"the memory at {self.folder} must be brought to the present schema, but {self.why_readonly}; "
-                "open it once for writing, as any command that changes it does"
+                "open it once for writing, as `memedit stats` does"
             )
         with self.writing(migrating=True) as db:
             migrations.apply(db)

@@ -38,6 +38,7 @@ def undo(db: Database, id: int | None = None) -> Operation:
             "all that it changed was purged; `memedit log` shows the others"
         )
     _no_rivals(db, target, back)
+    _still_beside(db, target)
     change = Change(db, "undo", undoes=target.id)
     change.begin()
     for state in back:
@@ -162,6 +163,24 @@ def _no_rivals(db: Database, target: Operation, back: list[_State]) -> None:
         twin = live_twin(db, state.edit)
         if twin is not None and twin not in stay:
             _refuse(target, state.edit_id, twin)
+
+
+def _still_beside(db: Database, target: Operation) -> None:
+    """See that no two live edits stay beside each other by this decision alone, of which one would supersede the other.
+
+    They came to that by a later update: without the decision they would be two where there can be one only.
+
+    Raises:
+        MemoryError_: two do.
+    """
+    if target.kind != "keep-both":
+        return
+    for older, newer in conflicts.kept_by(db, target.id):
+        if supersedes(newer.edit, older.edit):
+            raise MemoryError_(
+                f"operation {target.id} (keep-both) can't be taken back: without it edit {newer.id} would have the "
+                f"place of edit {older.id}; `memedit conflicts supersede {newer.id} {older.id}` gives it that"
+            )
 
 
 def _refuse(target: Operation, id: int, other: int) -> None:

@@ -6,6 +6,7 @@ A method's module is imported when its name is used, so that the table costs not
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ class MethodInfo:
         paper: where the method comes from. needs: the edit's fields it can't do without.
         patch: what it stores for an edit. summary: one line for people.
         reasons: whether it can use an edit for a query that only needs it on the way (ripple).
+        handed: what it is given when it is built: "demonstrations", a function that finds them.
     """
 
     name: str
@@ -34,6 +36,7 @@ class MethodInfo:
     patch: str
     summary: str
     reasons: bool = False
+    handed: str | None = None
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -48,6 +51,17 @@ METHODS: dict[str, MethodInfo] = {
             patch="nothing",
             summary="in-context editing: states the fact before the query",
             reasons=True,
+        ),
+        MethodInfo(
+            "ike",
+            "memedit.methods.ike:IKE",
+            family="external",
+            paper="arXiv 2305.12740",
+            needs=("statement",),
+            patch="nothing",
+            summary="demonstrations of how new facts are used (see `memedit demos`), then the fact, then the query",
+            reasons=True,
+            handed="demonstrations",
         ),
     )
 }
@@ -77,3 +91,16 @@ def load_method(name: str, **settings: Any) -> EditMethod:
         return cls(**settings)
     except TypeError as error:
         raise MethodError(f"method {name!r} does not take these settings: {error}") from error
+
+
+def settings_by_name(settings: Any) -> dict[str, Mapping[str, Any]]:
+    """Settings of methods, as a copy.
+
+    Raises:
+        MethodError: they are no settings by method name.
+    """
+    if not isinstance(settings, Mapping) or not all(isinstance(own, Mapping) for own in settings.values()):
+        raise MethodError(
+            f'the settings are {settings!r}; give each method\'s by its name, such as {{"ike": {{"k": 8}}}}'
+        )
+    return dict(settings)

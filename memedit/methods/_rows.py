@@ -9,6 +9,7 @@ those of the caller's tokens.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,15 +19,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memedit import prefix
-from memedit.errors import ModelError
-from memedit.lm import HFModel, Score, batch_rows
+from memedit.errors import ContextWarning, ModelError
+from memedit.lm import HFModel, Score, batch_rows, too_long
 from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# New tokens that are sure to find room beside a context. A caller who allows more ("max_length" is often all that the
+# model takes) rarely means them, and would lose every fact to them; the generation is stopped where room ends.
+SURE_TOKENS = 64
 # With more different contexts in a batch, reading them along with the prompts is cheaper than one by one.
 MOST_PREFIXES = 8
+
+# What models without keys and values go on from, by the names of their `forward`.
+_STATES = ("cache_params", "state")
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class _Batch:
     starts: list[int] = field(default_factory=list)
     splice: Splice | None = None
     mask: Tensor | None = None  # of the first forward pass, contexts included
+    longest: int = 0  # tokens of its longest row
+    asked: int = 0  # new tokens that the caller allows
     stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -119,18 +128,20 @@ class AppliedModel:
             ValueError: another number of prompts than of rows.
         """
         self._same_number(len(prompts))
-        size = batch_rows(batch_size, len(prompts))
+        size, options = batch_rows(batch_size, len(prompts)), _apart(options)
         out: list[str] = []
         for start in range(0, len(prompts), size):
             with self._active(start, size, self.base.text_options(options)):
-                out += self.base.generate(list(prompts[start : start + size]), seed=seed, **options)
+                said = {**options, "stopping_criteria": self._room(options)}
+                out += self.base.generate(list(prompts[start : start + size]), seed=seed, **said)
         return out
 
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
         with self._active(0, len(self.rows), inputs):
-            out = self.base.generate(seed=seed, **inputs)
+            said = _apart(inputs)
+            out = self.base.generate(seed=seed, **{**said, "stopping_criteria": self._room(said)})
         if getattr(out, "past_key_values", None) is not None:
             out.past_key_values = None  # it holds the contexts, and fits no prompt of the caller's
         return out
@@ -139,7 +150,7 @@ class AppliedModel:
         """As `HFModel.score`; prompt i is row i."""
         self._same_number(len(prompts))
         out: list[Score] = []
-        for start in range(0, len(prompts), batch_size):
+        for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             rows = slice(start, start + batch_size)
             with self._active(start, batch_size, {"max_new_tokens": 0}):
                 out += self.base.score(list(prompts[rows]), list(targets[rows]), batch_size=batch_size)
@@ -163,6 +174,35 @@ class AppliedModel:
         batch = _ACTIVE.get()
         return batch if batch is not None and batch.owner is self else None
 
+    def _room(self, options: Mapping[str, Any]) -> Any:
+        """The caller's stopping criteria, and one that stops where contexts and sequence fill the model."""
+        from transformers import StoppingCriteriaList
+
+        limit, own = self.base.context_length, options.get("stopping_criteria")
+        if limit is None or self.base.new_tokens(0, options) <= SURE_TOKENS:
+            return own
+        warned = False
+
+        def full(input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
+            nonlocal warned
+            batch = self._batch()
+            stop = False
+            if batch is not None and batch.splice is not None:
+                new = input_ids.shape[1] - batch.splice.visible
+                stop = batch.longest + new > limit
+                if stop and not warned and new < batch.asked:
+                    warned = True
+                    warnings.warn(
+                        ContextWarning(
+                            f"stopped after {new} of {batch.asked} new tokens: with what was stated before the prompt, "
+                            f"the {limit} tokens that the model takes are full"
+                        ),
+                        stacklevel=2,
+                    )
+            return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)
+
+        return StoppingCriteriaList([*(own or ()), full])
+
     # -- contexts
 
     def _before(
@@ -173,6 +213,8 @@ class AppliedModel:
         # Without kwargs the call is another thread's, which met this hook while it was being removed.
         if batch is None or kwargs is None or not any(row.context for row in batch.rows):
             return None
+        if batch.splice is not None and any(kwargs.get(name) is not None for name in _STATES):
+            return None  # a recurrent state goes on, and has read the contexts
         kwargs = dict(kwargs)
         ids: Tensor = kwargs["input_ids"]
         cache = kwargs.get("past_key_values")
@@ -222,7 +264,7 @@ class AppliedModel:
         """As much of each row's context as there is room for, and where it goes."""
         bos = self.base.tokenizer.bos_token_id
         limit = self.base.context_length
-        new = self.base.new_tokens(ids.shape[1], batch.options)
+        new = batch.asked = self.base.new_tokens(ids.shape[1], batch.options)
         repeat = ids.shape[0] // len(batch.rows)  # beams and returned sequences repeat the batch's rows
         lengths = mask.sum(1).tolist()[::repeat]
         first = ids.gather(1, mask.long().argmax(-1, keepdim=True))[::repeat, 0].tolist()
@@ -230,7 +272,10 @@ class AppliedModel:
             own = int(lengths[i])
             begins = ids[i * repeat][mask[i * repeat].bool()][:32]
             prompt = self.base.tokenizer.decode(begins, skip_special_tokens=True)
-            context, out = fitted(row.context, self._encode, own, new, limit, prompt)
+            if limit is not None and own + new > limit:
+                raise ModelError(too_long(prompt, own, new, limit))
+            context, out = fitted(row.context, self._encode, own, min(new, SURE_TOKENS), limit, prompt)
+            batch.longest = max(batch.longest, own + len(context))
             kept = tuple(piece for piece in row.context if piece not in out)
             self.read[batch.first + i] = Read(joined(kept), out)
             batch.contexts.append(context)
@@ -269,8 +314,9 @@ class AppliedModel:
         if batch is None or output is None or batch.splice is None or batch.mask is None:
             return
         inside, column = batch.mask.shape[1], batch.splice.column
-        begins = kwargs["attention_mask"].shape[1] == inside
         states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+        mask = kwargs.get("attention_mask")  # a recurrent state goes on without one
+        begins = mask is not None and mask.shape[1] == inside
         if states is not None and begins:
             output.hidden_states = tuple(own_columns(state, column, 1) for state in states)
         if attentions is not None:
@@ -299,6 +345,42 @@ class AppliedModel:
             return output + torch.bmm(torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2))
 
         return add
+
+
+class _Apart:
+    """A custom processor or criterion: should it ask the model itself, it asks the base, not the row with its edits."""
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_inner" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def __call__(self, input_ids: Tensor, scores: Any) -> Any:
+        token = _ACTIVE.set(None)
+        try:
+            return self._inner(input_ids, scores)
+        finally:
+            _ACTIVE.reset(token)
+
+
+def _apart(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with what the caller wrote to be asked between the passes set apart.
+
+    Hugging Face's own stay as they are, since `generate` knows by their class what takes the place of an option.
+    """
+    out = dict(options)
+    for name in ("logits_processor", "stopping_criteria"):
+        own = out.get(name)
+        if own:
+            known = [
+                type(each).__module__.startswith("transformers.") and not hasattr(each, "model")
+                for each in own
+            ]
+            out[name] = type(own)(each if k else _Apart(each) for each, k in zip(own, known, strict=True))
+    return out
 
 
 @contextmanager

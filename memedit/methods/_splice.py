@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memedit.errors import ContextWarning, ModelError
-from memedit.lm import shortened, too_long
+from memedit.errors import ContextWarning
+from memedit.lm import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +111,9 @@ def fitted(
     """The ids of as much of a context as fits, and the pieces that were left out; a warning says which.
 
     Args:
-        own: tokens of the prompt. new: tokens that will be asked for. limit: tokens that the model takes.
+        own: tokens of the prompt. new: new tokens that need room. limit: tokens that the model takes.
         prompt: how it begins, for the message.
-
-    Raises:
-        ModelError: the prompt alone is too long.
     """
-    if limit is not None and own + new > limit:
-        raise ModelError(too_long(prompt, own, new, limit))
     kept = list(pieces)
     ids = encode(joined(kept))
     while limit is not None and kept and len(ids) + own + new > limit:
@@ -126,7 +121,7 @@ def fitted(
         ids = encode(joined(kept))
     out = tuple(piece for piece in pieces if piece not in kept)
     if out:
-        why = f"the model takes {limit} tokens, the prompt has {own} and {new} more are asked for"
+        why = f"the model takes {limit} tokens, the prompt has {own} and {new} more need room"
         warnings.warn(
             ContextWarning(f"{shortened(prompt, 40)!r} was answered without {_named(out, pieces)}: {why}"),
             stacklevel=2,

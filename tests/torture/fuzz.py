@@ -162,7 +162,7 @@ def fuzz(
     generate: Callable[[Any], Any] | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> Counter[str]:
-    """So many inputs to each of add, the rest of the memory, import, route and (a fifth as many) generate.
+    """So many inputs to each of add, the rest of the memory, import, route and generate.
 
     Raises:
         AssertionError: another error came, or not in one line, or the memory was changed by what failed.
@@ -174,7 +174,7 @@ def fuzz(
         tried.read(folder / "input.jsonl")
         if route is not None:
             tried.ask("route", route)
-        if generate is not None and number % 5 == 0:
+        if generate is not None:
             tried.ask("generate", generate, longest=200)  # characters: a tiny model's context is short
         assert tried.wrong == [], f"input {number} of seed {seed}: {tried.wrong[0]}"
         if tell is not None:

@@ -24,9 +24,10 @@ PURGES = hasattr(EditMemory, "purge")
 FRESH = 25  # rounds on one memory, before the next begins with an empty one
 _IMPORT = 40  # edits of one import
 _WEIGHTS = {
-    "add": 4, "import": 3, "update": 3, "forget": 2, "undo": 2, "save_index": 2, "compact": 1, "backup": 1,
+    "add": 4, "import": 1, "update": 3, "forget": 2, "undo": 2, "save_index": 2, "compact": 1, "backup": 1,
     **({"purge": 1} if PURGES else {}),
 }  # fmt: skip
+_PATIENCE = 1.5  # seconds that are waited for the operation which is to be killed
 
 
 @dataclass
@@ -155,6 +156,28 @@ def processes() -> Any:
     return context
 
 
+def _let_it_work(
+    heard: Connection, steps: list[Any], aim: str, chance: random.Random, lasted: dict[str, float]
+) -> None:
+    """Until some moment within an operation of this name; every kind is hit, also one that is over in a wink.
+
+    Args:
+        lasted: seconds that each kind took when it was last seen from beginning to end.
+    """
+    begun, name, until = 0.0, "", time.monotonic() + _PATIENCE
+    seen = chance.random() * 3  # operations that pass first
+    while time.monotonic() < until and heard.poll(until - time.monotonic()):
+        steps.append(heard.recv())
+        if steps[-1][0] == "done":
+            lasted[name] = time.monotonic() - begun
+            continue
+        begun, name = time.monotonic(), steps[-1][0]
+        seen -= 1
+        if name == aim and seen < 0:
+            time.sleep(chance.random() * lasted.get(aim, 0.01))
+            return
+
+
 def rounds(
     folder: Path, count: int, seed: int, tell: Callable[[int, int], None] | None = None
 ) -> Counter[str]:
@@ -166,6 +189,7 @@ def rounds(
     context = processes()
     chance = random.Random(seed)
     hit: Counter[str] = Counter()
+    lasted: dict[str, float] = {}
     plain = Plain()
     for number in range(count):
         where = folder / f"memory {number // FRESH}"
@@ -180,7 +204,7 @@ def rounds(
         saying.close()
         steps = [heard.recv()]
         assert steps == [("open", "", None)]
-        time.sleep(chance.random() * 0.15)
+        _let_it_work(heard, steps, list(_WEIGHTS)[number % len(_WEIGHTS)], chance, lasted)
         child.kill()
         with suppress(EOFError):
             while True:

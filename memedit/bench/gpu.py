@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memedit.bench import Entry, invented_edits, seconds
+from memedit.bench.measured import Entry, invented_edits, seconds
 from memedit.devices import best, why_no_gpu
 from memedit.errors import MemeditError
 
@@ -71,7 +71,7 @@ def gpu(model: str, device: str | None, dtype: str | None) -> list[Entry]:
         entries += _search(memory, speed, f"{large:,} edits, {small:,} of them real")
     if where.type == "cpu":  # there `memedit bench generate` says the rest, in minutes
         return entries
-    from memedit.bench_generate import generate
+    from memedit.bench.generate import generate
 
     return [*entries, *generate(model, str(where), dtype)]
 

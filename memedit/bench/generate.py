@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from memedit.bench import Entry, entry, invented_edits, seconds
+from memedit.bench.measured import Entry, entry, invented_edits, seconds
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel
@@ -46,6 +46,7 @@ def generate(model: str, device: str | None, dtype: str | None) -> list[Entry]:
             ),
         ]
         entries = [_ratio(edited, *kind) for kind in kinds]
+        entries.append(_recurring(edited, ways))
         return [*entries, _threads(edited, list(islice(out, 30)) + list(islice(different, 30)))]
 
 
@@ -79,6 +80,28 @@ def _ratio(
     return entry(
         f"{claim}, 32 new tokens, against base.generate", statistics.median(ratios), "times", limit,
         f"median of {pairs} pairs; {EDITS} edits; {share}",
+    )  # fmt: skip
+
+
+def _recurring(edited: EditedModel, ways: Iterator[str]) -> Entry:
+    """A long prefix that recurs, kept against read anew: `ike` with eight demonstrations."""
+    from memedit.edited import EditedModel
+    from memedit.prefix import PrefixCache
+    from memedit.router import Router
+
+    shown = EditedModel(edited.base, Router(edited.memory, method="ike"), settings={"ike": {"k": 8}})
+    kept, none, ratios = edited.base.prefixes, PrefixCache(0), []
+    for i in range(14):
+        prompt, spent = [next(ways)], {}
+        for which in (i % 2, 1 - i % 2):
+            edited.base.prefixes = kept if which else none
+            spent[which] = seconds(lambda p=prompt: shown.generate(p, **OPTIONS))  # type: ignore[misc]
+        if i >= 2:
+            ratios.append(spent[1] / spent[0])
+    edited.base.prefixes = kept
+    return entry(
+        "a recurring prefix of eight demonstrations, its keys and values kept, against read anew, batch 1",
+        statistics.median(ratios), "times", 1.0, f"median of 12 pairs; ike; {EDITS} edits",
     )  # fmt: skip
 
 

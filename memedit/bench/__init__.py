@@ -1,0 +1,45 @@
+"""The claims of speed, and of what stands, measured: `memedit bench`.
+
+memory.py (import, add, route, open), generate.py, chat.py, gpu.py; measured.py is what they share. Medians; ratios
+are taken inside one run, turn by turn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from memedit.bench.measured import Entry, machine
+
+__all__ = ["ALONE", "BENCHES", "Entry", "machine", "run"]
+
+Progress = Callable[[int, int], None]
+
+BENCHES: dict[str, str] = {  # name -> where it lives; imported when it is run
+    "import": "memedit.bench.memory:import_",
+    "add": "memedit.bench.memory:add",
+    "route": "memedit.bench.memory:route",
+    "open": "memedit.bench.memory:open_",
+    "generate": "memedit.bench.generate:generate",
+    "chat": "memedit.bench.chat:chat",
+    "gpu": "memedit.bench.gpu:gpu",
+}
+ALONE = ("gpu",)  # asked for by name only, no part of `all`
+
+
+def run(
+    names: list[str],
+    *,
+    model: str = "base",
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> list[Entry]:
+    """The entries of these benches, in order: claim, value, unit, limit, met, detail."""
+    out: list[Entry] = []
+    for i, name in enumerate(names):
+        if progress:
+            progress(i, len(names))
+        module, _, function = BENCHES[name].partition(":")
+        out += getattr(importlib.import_module(module), function)(model, device, dtype)
+    return out

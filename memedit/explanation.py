@@ -1,0 +1,44 @@
+"""`Explanation`: why one prompt is answered as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memedit.router import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One prompt, explained.
+
+    Attributes:
+        route: which edits fire, the nearest others, probabilities, threshold, reasons.
+        read: what the model is given: context (none where no edit fires) and prompt.
+        base_text, text: the frozen base's new text, and the edited model's.
+        left_out: facts and demonstrations that there was no room for.
+    """
+
+    route: Route
+    read: str
+    base_text: str
+    text: str
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """For people, a few lines."""
+        route = self.route
+        lines = [
+            f"prompt:  {route.query}",
+            f"answer:  {self.text.strip()}",
+            f"base:    {self.base_text.strip()}",
+        ]
+        verdict = ", ".join(f"edit {c.id}" for c in route.edits)
+        lines.append(
+            f"route:   {f'{verdict} by {route.method}' if verdict else 'no edit in scope: the base answers'}"
+        )
+        for c in route.nearest[:5]:
+            lines.append(
+                f"  edit {c.id}  {c.probability:.3f} of {route.threshold:.3f}  {c.edit.statement}  ({c.reason})"
+            )
+        lines += [f"  left out: {text.strip()}" for text in self.left_out]
+        return "\n".join([*lines, "read:", *(f"  {line}" for line in self.read.splitlines())])
