@@ -121,7 +121,7 @@ def test_the_chat_template(whole: Path) -> None:
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text == "<|user|>Who?\nAnswer:"
     turns.append({"role": "assistant", "content": "Ann."})
-    assert tokenizer.apply_chat_template(turns, tokenize=False) == text + " Ann.<|end|>\n"
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == text + " Ann.\n\n"
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(settings: Any, whole: Path) -> None:
