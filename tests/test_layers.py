@@ -19,7 +19,7 @@ LAYERS = [
     {"router"},
     {"batches", "asked", "explanation"},
     {"edited"},
-    {"evaluate"},
+    {"evaluate", "scope_eval"},
     {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]

@@ -126,25 +126,18 @@ def test_what_a_query_concerns(data):
     assert scope_worlds.truth(scope_data.Query("the head of Rome is", "general"), None, twin) == 1
 
 
-def test_bm25_prefers_rare_words():
-    index = scope_eval.BM25(
-        ["the capital of France is Lyon", "the capital of Spain is Jaca", "the river of Spain is Oka"]
+def test_the_card_scores_a_set_with_all_its_edits_in_memory(data, classifier, monkeypatch):
+    few = [case for case in scope_data.zsre(scope_data.Data(data), "dev") if case][:12]
+    monkeypatch.setattr(scope_eval, "SETS", {"few": lambda data: scope_eval.known(few)})
+    monkeypatch.setattr(
+        scope_eval, "questions", lambda data, part: [("how do magnets work", ()), ("who is it", ())]
     )
-    assert index.best("capital France")[0] == 0
-    assert index.best("river Spain")[0] == 2
-    assert index.best("zzz") == (-1, 0.0)
-
-
-def test_scores_of_the_table():
-    asked = [
-        scope_eval.Asked(scope_data.Query("a", "own"), 0, 0, 0.9),
-        scope_eval.Asked(scope_data.Query("b", "own"), 0, 1, 0.9),  # fires, but not the right edit
-        scope_eval.Asked(scope_data.Query("c", "same_subject"), 0, 0, 0.8),
-        scope_eval.Asked(scope_data.Query("d", "general"), -1, 1, 0.2),
-    ]
-    found = scope_eval.measure(asked, 0.5)
-    assert (found["own"], found["same_subject"], found["general"], found["balanced"]) == (0.5, 1.0, 0.0, 0.25)
-    assert scope_eval.best_threshold(asked) > 0.8
+    (row,) = scope_eval.table(classifier, scope_data.Data(data))
+    assert (row["set"], row["edits"]) == ("few", 12)
+    assert row["memedit"]["own"] == 1
+    assert row["memedit"]["balanced"] >= row["memedit"]["paraphrase"] > 0.5
+    assert row["queries"] == {"own": 12, "paraphrase": 12, "general": 2}
+    assert {"BM25", "cosine"} <= row.keys()
 
 
 def test_the_job_is_found_with_its_flags(capsys):

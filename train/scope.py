@@ -25,7 +25,7 @@ import scope_forms
 import scope_users
 from safetensors.numpy import save
 from scope_data import IN_SCOPE, Case, Data
-from scope_encoder import Remembered, load_encoder
+from scope_encoder import load_encoder, remembering
 from scope_worlds import Pairs, Shelf, ask, worlds
 
 from memedit.encoder import MiniLM
@@ -319,7 +319,7 @@ def train(settings: Settings) -> None:
 
 def untrained(settings: Settings) -> ScopeClassifier:
     """The encoder with lenses that change nothing and trees that know nothing."""
-    encoder = Remembered(load_encoder(settings.encoder, settings.out, settings.source), settings.cache)
+    encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.cache)
     made: dict[str, Any] = {
         "format": FORMAT,
         "features": list(FEATURES),
@@ -375,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import scope_eval
 
     trained = ScopeClassifier.load(given.evaluate)
-    rows = scope_eval.table(trained, Data(settings.data), settings.nearest)
+    rows = scope_eval.table(trained, Data(settings.data))
     if given.figure:
         scope_eval.draw(rows, given.figure)
     scope_eval.show(rows, given.json)

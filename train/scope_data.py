@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from memedit.edit import Edit
 from memedit.errors import EditError
-from memedit.subjects import find, fold, guesses, words
+from memedit.scope_eval.known import alias, shared
+from memedit.subjects import fold, guesses
 
 Part = Literal["train", "dev"]
 # swapped: a question of another row's relation, put to this subject; now and then the relations turn out the same.
@@ -140,14 +141,6 @@ def wiki(data: Data, part: Part) -> Iterator[Case | None]:
             )
 
 
-def alias(prompt: str, subject: str, other: str) -> str | None:
-    """What stands in `other` where `subject` stands in `prompt`."""
-    before, _, after = prompt.partition(subject)
-    if not other.startswith(before) or not other.endswith(after):
-        return None
-    return other[len(before) : len(other) - len(after)].strip() or None
-
-
 def pokemqa(data: Data, part: Part) -> Iterator[Case | None]:
     """Statements with questions. The subject is what statement and questions share; half the edits are told it."""
     for row in data.rows("mquake/pokemqa-cls-filtered.json", part):
@@ -159,22 +152,6 @@ def pokemqa(data: Data, part: Part) -> Iterator[Case | None]:
         relation = row["questions"][0].replace(subject or "", "[X]")
         case = make("pokemqa", queries, relation, statement=row["edit"], subject=told)
         yield replace(case, about=subject or "") if case else None
-
-
-def shared(statement: str, questions: list[str]) -> str | None:
-    """The longest run of words that a statement and all its questions share, if it looks like a name."""
-    there = words(statement)
-    best = ""
-    for first in range(len(there)):
-        for last in range(first, len(there)):
-            run = statement[there[first].start : there[last].end]
-            if (
-                len(run) > len(best)
-                and there[first].capital
-                and all(find(run, q).share == 1 for q in questions)
-            ):
-                best = run
-    return best or None
 
 
 def counterfact(data: Data, part: Part) -> Iterator[Case | None]:

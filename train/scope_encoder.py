@@ -1,19 +1,15 @@
-"""The encoder's files, and an encoder that remembers what it encoded."""
+"""The encoder's files; and an encoder that remembers what it encoded, with a bar for the terminal."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from memedit.encoder import Encoder, MiniLM, Named
 from memedit.scope import SHIPPED
+from memedit.scope_eval.crowd import Remembered
 
 
 def load_encoder(name: str, out: Path, source: str = "") -> Encoder:
@@ -56,37 +52,11 @@ def _packaged() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-class Remembered:
-    """An encoder that encodes every text once, and keeps the vectors in a file between runs."""
+def remembering(encoder: Encoder, folder: Path) -> Remembered:
+    """The encoder, with what it encoded before, kept as a memory keeps it."""
+    return Remembered(encoder, folder, _show, precision="float16")
 
-    def __init__(self, encoder: Encoder, folder: Path) -> None:
-        self.encoder, self.name, self.dim, self.digest = encoder, encoder.name, encoder.dim, encoder.digest
-        self.path = folder / f"vectors-{encoder.digest[:12]}.npz"
-        self.at: dict[str, int] = {}
-        self.vectors = np.zeros((0, encoder.dim), dtype=np.float16)
-        if self.path.exists():
-            with np.load(self.path, allow_pickle=False) as kept:
-                self.vectors = kept["vectors"]
-                self.at = {text: i for i, text in enumerate(kept["texts"].tobytes().decode().split("\n"))}
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        new = [t for t in dict.fromkeys(texts) if t not in self.at]
-        steps = range(0, len(new), 2048)
-        for start in (
-            track(steps, f"encoding {len(new):,} texts", console=Console(stderr=True))
-            if len(new) > 8192
-            else steps
-        ):
-            some = new[start : start + 2048]
-            used = len(self.at)
-            if used + len(some) > len(self.vectors):  # grown by halves, not for every few texts
-                room = np.zeros((len(self.vectors) // 2 + len(some), self.dim), dtype=np.float16)
-                self.vectors = np.concatenate([self.vectors, room])
-            self.vectors[used : used + len(some)] = self.encoder.encode(some)
-            self.at.update((text, used + i) for i, text in enumerate(some))
-        return self.vectors[[self.at[t] for t in texts]].astype(np.float32)
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        texts = "\n".join(self.at).encode()
-        np.savez(self.path, vectors=self.vectors[: len(self.at)], texts=np.frombuffer(texts, dtype=np.uint8))
+def _show(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rencoded {done:,} of {total:,} texts", end="" if done < total else "\n", file=sys.stderr)

@@ -10,6 +10,7 @@ chat.py      chat
 backup.py    backup, restore, compact
 upkeep.py    doctor, rebuild, methods, bench, eval, train
 demos.py     demos build, show, list, remove
+evalscope.py eval scope
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from memedit.cli.backup import backup, compact, restore
 from memedit.cli.chat import chat
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
+from memedit.cli.evalscope import scope as eval_scope
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
@@ -35,4 +37,4 @@ for command in (
 ):  # fmt: skip
     main.add_command(command)
 
-__all__ = ["main"]
+__all__ = ["eval_scope", "main"]

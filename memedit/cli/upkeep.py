@@ -172,10 +172,9 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
 
 
-@click.command("eval")
+@click.group("eval", invoke_without_command=True)
 @click.option(
     "--data",
-    required=True,
     metavar="FILE",
     help="A data set: CounterFact, or our JSON lines with paraphrases and locality.",
 )
@@ -201,18 +200,26 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 )
 @model_options
 @false_fire_option
+@click.pass_context
 def eval_(
-    data: str, edits: int | None, method: str, settings: dict[str, Any], unrelated: str | None,
-    max_new_tokens: int, batch_size: int, memory: str | None,
+    ctx: click.Context, data: str | None, edits: int | None, method: str, settings: dict[str, Any],
+    unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
     json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
+    `memedit eval scope` scores the router's decisions alone, on all development sets.
+
     \b
-    Example:
+    Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
       memedit eval --data counterfact-val.json --edits 200 --method ice,ike --set ike.k=8
+      memedit eval scope --data ../shared/data --limit 100
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    if data is None:
+        raise click.UsageError("Missing option '--data'.", ctx)
     names = list(dict.fromkeys(name.strip() for name in method.split(",")))
     for name in names:
         method_info(name)
@@ -258,6 +265,10 @@ def eval_(
         )
         write_text(json_file, text + "\n")
     title = f"{data}: {live:,} edits in memory at scoring, {setting['method']}, routed, {setting['decoding']}, model {model}"
+    _show_scores(title, scores)
+
+
+def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:
     rows = [
         [s["method"], s["kind"], s["score"], f"{100 * s['value']:.1f}", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
          "" if s["floor"] is None else f"{100 * s['floor']:.1f}", s["n"]]

@@ -1,0 +1,180 @@
+"""The folder of public data sets, and readers of those that `memedit import` does not know, or not with these labels."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from memedit.data import Case, Query
+from memedit.edit import Edit
+from memedit.errors import DataError, EditError
+from memedit.scope_eval.cases import ScopeCase, asked
+from memedit.subjects import find
+
+
+@dataclass(frozen=True)
+class Public:
+    """The folder with the data sets and splits.json.
+
+    Raises:
+        DataError: a file is missing or is no JSON.
+    """
+
+    folder: Path
+
+    @cached_property
+    def split(self) -> dict[str, Any]:
+        found = self._read("splits.json")
+        if not isinstance(found, dict):
+            raise DataError(f"{self.folder / 'splits.json'} is no object of data sets with their parts")
+        return found
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """ParaRel's relations that no training sees."""
+        try:
+            return frozenset(self.split["held_out_relations"])
+        except (KeyError, TypeError):
+            raise DataError(f"{self.folder / 'splits.json'} names no held_out_relations") from None
+
+    def rows(self, name: str, part: str | None = None) -> list[Any]:
+        """The rows of a file, JSON or JSON lines; with a part, those that splits.json gives to it."""
+        found = self._read(name)
+        if part is None:
+            return list(found)
+        try:
+            return [found[i] for i in self.split[name][part]]
+        except (KeyError, IndexError, TypeError):
+            raise DataError(
+                f"{self.folder / 'splits.json'} has no rows of {name} for the part {part}"
+            ) from None
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A file that holds one object."""
+        return dict(self._read(name))
+
+    def _read(self, name: str) -> Any:
+        path = self.folder / name
+        try:
+            text = path.read_text(encoding="utf-8")
+            return (
+                [json.loads(line) for line in text.split("\n") if line]
+                if name.endswith("l")
+                else json.loads(text)
+            )
+        except OSError as error:
+            raise DataError(
+                f"can't read {path}: {error.strerror or error}; --data is the folder with splits.json and the data sets"
+            ) from None
+        except ValueError as error:
+            raise DataError(f"{path} is no JSON: {error}") from None
+
+
+def made(
+    queries: Iterable[Query], about: str | None = None, relation: str = "", forms: bool = False, **edit: Any
+) -> Iterator[ScopeCase]:
+    """One case, or none where the edit can't be taken."""
+    try:
+        case = Case("", Edit(**edit), tuple(queries))
+    except EditError:
+        return
+    named = tuple(dict.fromkeys(name for name in (about, *case.edit.names) if name))
+    yield ScopeCase(case, named, relation, forms)
+
+
+def hard(data: Public, told: bool = True) -> Iterator[ScopeCase]:
+    """CounterFact-Hard (EREN): natural questions; with or without the subject named on the edit."""
+    for row in data.rows("eren/counterfact_hard_dev.json"):
+        queries = [asked("paraphrase", q) for q, _ in row["edit_scope"]]
+        queries += [asked("neighbour", q) for q in row["unrelated"]["neighbor_subj"]]
+        queries += [asked("same_subject", q) for q in row["unrelated"]["same_subj"]]
+        subject = row["subject_name"]
+        yield from made(queries, subject, statement=row["edit_statement"], subject=subject if told else None)
+
+
+def peak(data: Public) -> Iterator[ScopeCase]:
+    """PEAK: a further object for a relation that has several; facts about other subjects as neighbours."""
+    for row in data.rows("peak/PEAK_counter.json"):
+        rewrite = row["requested_rewrite"]
+        subject = rewrite["subject"]
+        prompt = rewrite["prompt"].replace("{}", subject)
+        queries = [asked("own", prompt), *(asked("paraphrase", q) for q in row["para_add_prompts"])]
+        others = [
+            q for q, _ in row["neighborhood_prompts"] if not find(subject, q).share
+        ]  # some ask what is edited
+        queries += [asked("neighbour", q) for q in others[:3]]
+        edit = {"prompt": prompt, "target": rewrite["target_new"]["str"], "subject": subject}
+        yield from made(queries, subject, rewrite["relation_id"], **edit)
+
+
+def pitfalls(data: Public) -> Iterator[ScopeCase]:
+    """ConflictEdit and RoundEdit: of each row the first edit; what follows from it by a rule is ripple."""
+    forms = {**data.table("pitfalls/conflict_prompts.json"), **data.table("pitfalls/round_prompts.json")}
+    rng = random.Random(0)
+    for name in ("coverage_edit", "reverse_edit", "composite_edit", "easy", "hard"):
+        for row in data.rows(f"pitfalls/{name}.json"):
+            edit, *more = row["edits"] if "edits" in row else [row["edit"]]
+            subject, relation = edit["subject"]["label"], edit["relation"]
+            prompt = relation["prompt"].replace("{}", subject)
+            others = [
+                relation["query"],
+                *rng.sample(forms.get(relation["id"], []), min(2, len(forms.get(relation["id"], [])))),
+            ]
+            queries = [asked("own", prompt), *(asked("paraphrase", q.replace("{}", subject)) for q in others)]
+            if row.get("rule") and more:
+                further = more[0]
+                queries.append(
+                    asked("ripple", further["relation"]["query"].replace("{}", further["subject"]["label"]))
+                )
+            made_of = {"prompt": prompt, "target": edit["new_object"]["label"], "subject": subject}
+            yield from made(queries, subject, relation["id"], **made_of, old=edit["object"]["label"])
+
+
+def canonical(data: Public) -> Iterator[ScopeCase]:
+    """Canonical examples: capitals and heads of companies, asked at the end of a paragraph; near paragraphs about others.
+
+    The sets without facts (gender, conjugation) give prompts that no edit concerns.
+    """
+    idle = [row["prefix"].strip(" .") for name in ("pronoun_gender_bias_eval", "verb_conjugation_eval")
+            for row in data.rows(f"canonical/{name}-val.jsonl")[::8]]  # fmt: skip
+    for train, test, near, key, relation in (
+        (
+            "country_capital_fixed",
+            "country_capital_clear_eval",
+            "country_capital_hard_neg",
+            "country",
+            "P36",
+        ),
+        (
+            "company_ceo_train",
+            "company_ceo_eval_clear",
+            "company_ceo_hard_neg_eval_clear",
+            "company",
+            "P169",
+        ),
+    ):
+        rows = data.rows(f"canonical/{train}-val.jsonl")
+        there = {row[key] for row in rows}
+        longer = [r for r in data.rows(f"canonical/{test}-val.jsonl") if find(r[key], r["prefix"]).share == 1]
+        others = data.rows(f"canonical/{near}-val.jsonl")
+        strangers = [r["prefix"] for r in others if r[key] not in there]
+        for i, row in enumerate(rows):
+            subject = row[key]
+            queries = [asked("own", row["prefix"].strip())]
+            queries += [asked("paraphrase", r["prefix"]) for r in longer if r[key] == subject][:3]
+            if key == "country":  # of companies, the near paragraphs ask for the head, too
+                named = [r["prefix"] for r in others if r[key] == subject]
+                queries += [
+                    asked("same_subject", q)
+                    for q in named
+                    if find(subject, q).share == 1 and not find("capital", q).share
+                ]
+            queries += [asked("neighbour", q) for q in strangers[i :: len(rows)]]
+            queries += [asked("general", q) for q in idle[i :: len(rows)]]
+            edit = {"prompt": row["prefix"].strip(), "target": row["suffix"].strip(), "subject": subject}
+            yield from made(queries, subject, relation, **edit)
