@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from scope_data import IN_SCOPE, Case, Query
 
-from memedit.scope import ScopeClassifier, names
+from memedit.edit import Edit
+from memedit.scope import Pair, ScopeClassifier, asked_by, beside, kept, names
 from memedit.subjects import content, fold, words
+from memedit.training.cases import IN_SCOPE, Case, Query
+
+OUT, DIRECT, RIPPLE, UNKNOWN = 0, 1, 2, -1  # labels
+Step = Callable[[str, int, int], None]  # told (what, done, all)
 
 
 class Shelf:
@@ -62,13 +64,23 @@ def ask(
 
 @dataclass
 class Pairs:
-    """Rows of features with what is known of them; one row for each (query, candidate)."""
+    """Rows of features with what is known of them; one row for each (query, candidate), query after query."""
 
-    table: np.ndarray
-    label: np.ndarray  # 1 in scope, 0 out, -1 nobody knows
-    query: np.ndarray  # which query a row belongs to
+    table: np.ndarray  # (rows, features)
+    label: np.ndarray  # DIRECT, RIPPLE, OUT, or UNKNOWN where nobody knows
+    query: np.ndarray  # which query a row belongs to, rising
     group: np.ndarray  # source and kind of the query
     home: np.ndarray  # whether the candidate is the edit that the query was written for
+    text: np.ndarray  # the query (object)
+    edit: np.ndarray  # the candidate (object)
+
+    def __getitem__(self, rows: np.ndarray) -> Pairs:
+        return Pairs(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @property
+    def sizes(self) -> list[int]:
+        """Candidates of each query."""
+        return [int(n) for n in np.bincount(np.unique(self.query, return_inverse=True)[1])] if len(self.query) else []
 
     @classmethod
     def joined(cls, parts: Sequence[Pairs]) -> Pairs:
@@ -83,9 +95,10 @@ class Pairs:
 
     def weights(self) -> np.ndarray:
         """Every query counts once for its own edit and once for all others; a group by the root of its queries; in
-        scope, not in scope of its own edit, and other edits the same in all."""
+        scope, ripple, not in scope of its own edit, and other edits the same in all."""
         weight = np.zeros(len(self.label))
-        for mine in (self.label == 1, (self.label == 0) & self.home, (self.label == 0) & ~self.home):
+        out = self.label == OUT
+        for mine in (self.label == DIRECT, self.label == RIPPLE, out & self.home, out & ~self.home):
             if not mine.any():
                 continue
             _, each = np.unique(self.query[mine], return_inverse=True)
@@ -104,6 +117,7 @@ def worlds(
     queries: int,
     nearest: int,
     seed: int,
+    step: Step | None = None,
 ) -> Pairs:
     """Memories of every size, each asked about its own edits, about edits that it lacks, and general questions."""
     rng = random.Random(seed)
@@ -120,7 +134,9 @@ def worlds(
         lookup = defaultdict(list)
         for query, i in asked:
             lookup[i].append((query, i))
-        for chunk in track(chunks, f"{size:,} edits in memory", console=Console(stderr=True)):
+        for number, chunk in enumerate(chunks):
+            if step:
+                step(f"{size:,} edits in memory", number + 1, len(chunks))
             shelf = Shelf([cases[i] for i in chunk], classifier)
             own = [pair for i in chunk for pair in lookup[i]]
             if not own:
@@ -146,31 +162,49 @@ def _label(
         for j, ((query, home), some) in enumerate(zip(asked, found, strict=True))
         for i in some
     ]
-    label = np.array(
-        [truth(query, cases[home] if home is not None else None, cases[i]) for _, i, query, home in rows]
-    )
-    group = np.array(
-        [f"{cases[home].source if home is not None else ''} {query.kind}" for _, _, query, home in rows]
-    )
     return Pairs(
-        table, label, np.array([j for j, *_ in rows]), group, np.array([i == home for _, i, _, home in rows])
+        table,
+        np.array([truth(query, cases[home] if home is not None else None, cases[i]) for _, i, query, home in rows]),
+        np.array([j for j, *_ in rows]),
+        np.array([f"{cases[home].source if home is not None else ''} {query.kind}" for *_, query, home in rows]),
+        np.array([i == home for _, i, _, home in rows]),
+        np.array([query.text for *_, query, _ in rows], dtype=object),
+        np.array([cases[i].edit for _, i, *_ in rows], dtype=object),
     )
 
 
 def truth(query: Query, home: Case | None, case: Case) -> int:
-    """Whether a query concerns a case's edit: 1, 0, or -1 where the data doesn't say."""
+    """How a query stands to a case's edit; UNKNOWN where the data doesn't say."""
     if home is case:
-        return int(query.kind in IN_SCOPE)
+        return DIRECT if query.kind in IN_SCOPE else RIPPLE if query.kind == "ripple" else OUT
     if _folded(query.text) in (_folded(case.edit.prompt or ""), _folded(case.edit.statement)):
-        return 1
+        return DIRECT
     if home is None or query.kind == "general":
-        return (
-            -1
-            if case.source == "natural" and _much_alike(query.text, case.edit.prompt or case.edit.statement)
-            else 0
-        )
+        alike = case.source == "natural" and _much_alike(query.text, asked_by(case.edit))
+        return UNKNOWN if alike else OUT
     same = {fold(n) for n in names(home.edit)} & {fold(n) for n in names(case.edit)}
-    return -1 if same and (home.source != case.source or home.relation == case.relation) else 0
+    return UNKNOWN if same and (home.source != case.source or home.relation == case.relation) else OUT
+
+
+def read(classifier: ScopeClassifier, pairs: Pairs, step: Step | None = None) -> Pairs:
+    """The pairs that pass the gate, with PAIR_FEATURES beside the others."""
+    near = classifier.trees["near"](pairs.table)
+    rows = kept(near, pairs.sizes, classifier.settings["gate"])
+    some = pairs[rows]
+    read: dict[tuple[str, int], int] = {}  # a query meets its own edit in memories of every size: read once
+    firsts = []
+    for text, edit in zip(some.text, some.edit, strict=True):
+        if (text, id(edit)) not in read:
+            read[text, id(edit)] = len(read)
+            firsts.append(Pair(text, edit))
+    odds = []
+    for start in range(0, len(firsts), 2048):
+        if step:
+            step("pairs read together", start, len(firsts))
+        odds.append(classifier.odds(firsts[start : start + 2048]))
+    at = [read[text, id(edit)] for text, edit in zip(some.text, some.edit, strict=True)]
+    some.table = np.hstack([some.table, beside(np.concatenate(odds)[at], rows, pairs.sizes)])
+    return some
 
 
 def _much_alike(a: str, b: str) -> bool:
