@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     import torch
 
 CLASSES = ("direct", "ripple", "out")
-WORD, WHOLE, PART, GUESS = 0, 1, 2, 3  # marks of a query's tokens: of no name, of the whole name, of a part, of a guess
+WORD, WHOLE, PART, GUESS = (
+    0,
+    1,
+    2,
+    3,
+)  # marks of a query's tokens: of no name, of the whole name, of a part, of a guess
 SAID, SUBJECT, GUESSED, ANSWER = 4, 5, 6, 7  # marks of an edit's tokens
 MARKS = 8
 LONGEST = 96  # tokens of a query or an edit; what is further is left out
@@ -74,7 +79,9 @@ class PairModel:
             for start in range(0, len(order), BATCH):
                 some = [pairs[i] for i in order[start : start + BATCH]]
                 states = self._read({side.ids for pair in some for side in pair})
-                parts.append(joint(some, states, self.weights, self.layers, self.encoder.heads, self.encoder.eps))
+                parts.append(
+                    joint(some, states, self.weights, self.layers, self.encoder.heads, self.encoder.eps)
+                )
             back = torch.tensor(order).argsort().to(self.encoder.device, non_blocking=True)
             return torch.cat(parts).index_select(0, back).float()
 

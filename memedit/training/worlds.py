@@ -23,14 +23,22 @@ class Shelf:
 
     def __init__(self, cases: Sequence[Case], classifier: ScopeClassifier) -> None:
         self.cases = list(cases)
-        texts = [text for case in cases for text in classifier.texts(case.edit)]
-        vectors = classifier.encode(texts).astype(np.float16)  # as they are stored
-        self.vectors = vectors.reshape(len(cases), len(classifier.views), -1)
-        self.keys = self.vectors[:, 0].astype(np.float32)
+        self._classifier = classifier
+        self.keys = self._stored([classifier.texts(case.edit)[0] for case in cases]).astype(np.float32)
         self.named: dict[str, list[int]] = defaultdict(list)
         for i, case in enumerate(cases):
             for name in case.edit.names:
                 self.named["".join(w.folded for w in words(name))].append(i)
+
+    def _stored(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors as they are stored."""
+        return self._classifier.encode(texts).astype(np.float16)
+
+    def vectors(self, places: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """For each query the vectors of its candidates, (candidates, views, dim); only these are encoded in all views."""
+        texts = [text for some in places for i in some for text in self._classifier.texts(self.cases[i].edit)]
+        flat = self._stored(texts).reshape(-1, len(self._classifier.views), self._classifier.dim)
+        return np.split(flat, np.cumsum([len(some) for some in places])[:-1])
 
     def candidates(self, queries: Sequence[str], vectors: np.ndarray, nearest: int) -> list[list[int]]:
         """For each query the indexes of its candidates, the nearest first."""
@@ -51,14 +59,22 @@ class Shelf:
         return [i for run in dict.fromkeys(runs) for i in self.named.get(run, ())]
 
 
+def candidates(
+    classifier: ScopeClassifier, shelf: Shelf, queries: Sequence[str], nearest: int
+) -> tuple[np.ndarray, list[list[int]], list[np.ndarray]]:
+    """Vectors of the queries, candidates of each, and the candidates' vectors."""
+    vectors = classifier.encode(queries)
+    found = shelf.candidates(queries, vectors, nearest)
+    return vectors, found, shelf.vectors(found)
+
+
 def ask(
     classifier: ScopeClassifier, shelf: Shelf, queries: Sequence[str], nearest: int
 ) -> tuple[list[list[int]], np.ndarray]:
     """Candidates of each query, and one row of features for each of them."""
-    vectors = classifier.encode(queries)
-    found = shelf.candidates(queries, vectors, nearest)
+    vectors, found, stored = candidates(classifier, shelf, queries, nearest)
     edits = [[shelf.cases[i].edit for i in some] for some in found]
-    table, _ = classifier.features(queries, vectors, edits, [shelf.vectors[some] for some in found])
+    table, _ = classifier.features(queries, vectors, edits, stored)
     return found, table
 
 
@@ -80,7 +96,11 @@ class Pairs:
     @property
     def sizes(self) -> list[int]:
         """Candidates of each query."""
-        return [int(n) for n in np.bincount(np.unique(self.query, return_inverse=True)[1])] if len(self.query) else []
+        return (
+            [int(n) for n in np.bincount(np.unique(self.query, return_inverse=True)[1])]
+            if len(self.query)
+            else []
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Pairs]) -> Pairs:
@@ -164,9 +184,13 @@ def _label(
     ]
     return Pairs(
         table,
-        np.array([truth(query, cases[home] if home is not None else None, cases[i]) for _, i, query, home in rows]),
+        np.array(
+            [truth(query, cases[home] if home is not None else None, cases[i]) for _, i, query, home in rows]
+        ),
         np.array([j for j, *_ in rows]),
-        np.array([f"{cases[home].source if home is not None else ''} {query.kind}" for *_, query, home in rows]),
+        np.array(
+            [f"{cases[home].source if home is not None else ''} {query.kind}" for *_, query, home in rows]
+        ),
         np.array([i == home for _, i, _, home in rows]),
         np.array([query.text for *_, query, _ in rows], dtype=object),
         np.array([cases[i].edit for _, i, *_ in rows], dtype=object),
