@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner", "loading"},
+    {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording"},
     {"scope", "lm", "data", "metrics", "chat"},
     {"memory"},
     {"methods"},
@@ -19,7 +19,7 @@ LAYERS = [
     {"router"},
     {"batches", "asked", "explanation"},
     {"edited"},
-    {"evaluate", "scope_eval"},
+    {"evaluate", "scope_eval", "training"},
     {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]

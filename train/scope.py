@@ -30,7 +30,7 @@ from scope_encoder import load_encoder, remembering
 
 from memedit.edit import Edit
 from memedit.encoder import MiniLM
-from memedit.scope import SHIPPED, Pair, ScopeClassifier
+from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.training import combining
 from memedit.training.cases import Case, Query, chance
 from memedit.training.combining import CombinerSettings
@@ -38,6 +38,7 @@ from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
 from memedit.training.progress import Progress
 from memedit.training.worlds import OUT, Shelf, truth
+from memedit.wording import Pair
 
 ROOT = Path(__file__).parent.parent
 

@@ -86,7 +86,7 @@ class Judge(ABC):
                 rows = piece.crowd.candidates(piece.queries, vectors[at : at + len(piece.queries)], NEAREST)
                 found += rows
                 edits += [[piece.crowd.edits[i] for i in row] for row in rows]
-                stored += [piece.crowd.vectors[row] for row in rows]
+                stored += piece.crowd.views(rows)
             scores = self.judge(queries, vectors, edits, stored)
             out += [_top(row, some) for row, some in zip(found, scores, strict=True)]
             if step:

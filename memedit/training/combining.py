@@ -17,9 +17,10 @@ import numpy as np
 from memedit.combiner import Trees
 from memedit.encoder import Encoder, MiniLM
 from memedit.pairs import PairModel
-from memedit.scope import DEFAULT_RATE, FEATURES, FORMAT, PAIR_FEATURES, TREES, Pair, ScopeClassifier
+from memedit.scope import DEFAULT_RATE, FEATURES, FORMAT, PAIR_FEATURES, TREES, ScopeClassifier
 from memedit.training.cases import IN_SCOPE, Case
 from memedit.training.worlds import DIRECT, OUT, RIPPLE, UNKNOWN, Pairs, Shelf, Step, candidates, read, worlds
+from memedit.wording import Pair
 
 if TYPE_CHECKING:
     import torch

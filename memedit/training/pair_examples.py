@@ -12,9 +12,9 @@ import numpy as np
 from memedit.edit import Edit
 from memedit.errors import EditError
 from memedit.pairs import CLASSES
-from memedit.scope import asked_by
 from memedit.subjects import MASK, find
 from memedit.training.cases import IN_SCOPE, Case
+from memedit.wording import asked_by
 
 DIRECT, RIPPLE, OUT = range(len(CLASSES))
 # Of what kinds the pairs of a round are, in shares. "stranger": a query and the near edit of another case.

@@ -16,8 +16,8 @@ import numpy as np
 from memedit.encoder import MiniLM
 from memedit.errors import ModelError
 from memedit.pairs import Marker, PairModel, Side, joint, shared_states, untrained
-from memedit.scope import Pair
 from memedit.training.pair_examples import OUT, Example, Pool, mined
+from memedit.wording import Pair
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from memedit.edit import Edit
-from memedit.scope import Pair, ScopeClassifier, asked_by, beside, kept, names
+from memedit.scope import ScopeClassifier, beside, kept
 from memedit.subjects import content, fold, words
 from memedit.training.cases import IN_SCOPE, Case, Query
+from memedit.wording import Pair, asked_by, names
 
 OUT, DIRECT, RIPPLE, UNKNOWN = 0, 1, 2, -1  # labels
 Step = Callable[[str, int, int], None]  # told (what, done, all)
