@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
@@ -41,7 +42,11 @@ from memedit.training.progress import Progress
 from memedit.training.worlds import OUT, Shelf, truth
 from memedit.wording import Pair
 
+if TYPE_CHECKING:
+    import torch
+
 ROOT = Path(__file__).parent.parent
+Weights = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -146,45 +151,76 @@ def parts(cases: list[Case], settings: Settings) -> tuple[list[Case], list[Case]
     )
 
 
+@dataclass
+class Job:
+    """What the stages of a training share."""
+
+    settings: Settings
+    classifier: ScopeClassifier
+    learnt: list[Case]  # for the pair model
+    grown: list[Case]  # for the trees
+    apart: list[Case]  # for calibration
+    near: list[tuple[str, Edit, str]]  # see `strangers`
+    questions: tuple[list[str], list[str], list[str]]  # general ones: for trees, calibration, thresholds
+
+    @classmethod
+    def of(cls, settings: Settings) -> Job:
+        """Read, sorted, and with what had to be encoded for that."""
+        cases, general, calibration = gather(Data(settings.data), settings)
+        encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
+        classifier = combining.untrained(encoder, settings.out, settings.lower)
+        learnt, grown, apart = parts(trusted(classifier, cases), settings)
+        rng = random.Random(settings.seed)
+        near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
+        encoder.save()
+        half = len(general) // 2
+        return cls(
+            settings, classifier, learnt, grown, apart, near, (general[:half], general[half:], calibration)
+        )
+
+    @property
+    def shared(self) -> MiniLM:
+        """The encoder whose lower layers the pair model shares."""
+        inner = self.classifier.encoder.encoder  # type: ignore[attr-defined]
+        made = inner if isinstance(inner, MiniLM) else load_encoder("all-MiniLM-L6-v2", SHIPPED)
+        assert isinstance(made, MiniLM)
+        return made
+
+    def rounds(self, bar: Progress) -> Weights:
+        """The pair model on the relations that are for it."""
+        s = self.settings
+        how = PairSettings(s.lower, s.layers, s.rounds, s.pairs, s.batch, s.rate, seed=s.seed)
+        return PairTraining(self.shared, Pool(self.learnt, self.near), s.work / "pair", how).run(bar.loss)
+
+    def last_round(self, weights: Weights, bar: Progress) -> Weights:
+        """The pair model on all relations, gently."""
+        s = self.settings
+        kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.5]
+        pool = Pool([*self.grown, *self.apart, *kept], self.near)
+        how = PairSettings(s.lower, s.layers, 1, s.settled, s.batch, s.rate / 2, seed=s.seed)
+        return PairTraining(self.shared, pool, s.work / "settle", how, weights).run(bar.settling)
+
+
 def train(settings: Settings) -> None:
     """The whole job; writes everything that the classifier's folder holds but the card."""
-    cases, general, calibration = gather(Data(settings.data), settings)
-    encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
-    classifier = combining.untrained(encoder, settings.out, settings.lower)
-    cases = trusted(classifier, cases)
-    learnt, grown, apart = parts(cases, settings)
-    rng = random.Random(settings.seed)
-    near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
-    encoder.save()
-    how = PairSettings(
-        settings.lower, settings.layers, settings.rounds, settings.pairs, settings.batch, settings.rate,
+    job = Job.of(settings)
+    classifier, parts_ = job.classifier, (job.learnt, job.grown, job.apart)
+    how = CombinerSettings(
+        settings.sizes, settings.queries, ground=settings.ground, trees=settings.trees, leaves=settings.leaves,
         seed=settings.seed,
     )  # fmt: skip
     with Progress() as bar:
-        shared = (
-            encoder.encoder
-            if isinstance(encoder.encoder, MiniLM)
-            else load_encoder("all-MiniLM-L6-v2", SHIPPED)
-        )
-        weights = PairTraining(shared, Pool(learnt, near), settings.work / "pair", how).run(bar.loss)
-        combining.put_pair_model(classifier, weights, shared)
-        half = len(general) // 2
-        combine = CombinerSettings(
-            settings.sizes, settings.queries, ground=settings.ground, trees=settings.trees, leaves=settings.leaves,
-            seed=settings.seed,
-        )  # fmt: skip
-        questions = (general[:half], general[half:], calibration)
-        combining.combine(classifier, (learnt, grown, apart), questions, combine, bar.step)
+        weights = job.rounds(bar)
+        combining.put_pair_model(classifier, weights, job.shared)
+        combining.combine(classifier, parts_, job.questions, how, bar.step)
         # Trees and probabilities are settled, on relations that the pair model had not seen. Now it may see them all.
-        more = [case for case in learnt if chance(f"settle {case.edit.statement}") < 0.5]
-        last = replace(how, rounds=1, pairs=settings.settled, rate=settings.rate / 2)
-        everything = Pool([*grown, *apart, *more], near)
-        weights = PairTraining(shared, everything, settings.work / "settle", last, weights).run(bar.settling)
-        combining.put_pair_model(classifier, weights, shared)
+        weights = job.last_round(weights, bar)
+        combining.put_pair_model(classifier, weights, job.shared)
+        facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(
-            classifier, combining.facts(grown, apart, learnt), calibration, combine, bar.step
+            classifier, facts, job.questions[2], how, bar.step
         )
-    encoder.save()
+    classifier.encoder.save()  # type: ignore[attr-defined]
     elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
     about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
     combining.write(classifier, settings.out, weights, about)
