@@ -73,7 +73,7 @@ class Settings:
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
     queries: int = 2_500  # for each size
-    ground: int = 40_000  # pairs for each lens
+    ground: int = 12_000  # pairs for each lens
     trees: int = 200
     leaves: int = 12
     limit: int = 0  # cases of each source, for a miniature

@@ -42,7 +42,7 @@ class CombinerSettings:
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory
     queries: int = 2_500  # for each size
     nearest: int = 8
-    ground: int = 40_000  # pairs for each lens
+    ground: int = 12_000  # pairs for each lens
     epochs: int = 2  # of the lenses
     trees: int = 200
     leaves: int = 12
