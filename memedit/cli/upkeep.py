@@ -1,13 +1,11 @@
-"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval, train."""
+"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import click
@@ -276,36 +274,3 @@ def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:
     ]  # fmt: skip
     console().print(title)
     print_table(["method", "query", "score", "%#", "95 % interval", "unedited#", "n#"], rows)
-
-
-_JOBS = ("scope", "base")
-
-
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("job", required=False, metavar="JOB")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def train(ctx: click.Context, job: str | None, arguments: tuple[str, ...]) -> None:
-    """Run a training job: scope (the scope classifier) or base (the small base model).
-
-    What follows the job's name goes to the job; `memedit train scope --help` lists it.
-
-    \b
-    Examples:
-      memedit train scope --data ../shared/data
-      memedit train base --help
-    """
-    if job in (None, "--help", "-h"):
-        click.echo(ctx.get_help())
-        return
-    if job not in _JOBS:
-        raise MemeditError(unknown("training job", str(job), _JOBS))
-    script = Path(__file__).parents[2] / "train" / f"{job}.py"
-    if not script.exists():
-        raise MemeditError(
-            f"the training jobs are files of the repository's folder train/, and {script} is not there; run from a clone"
-        )
-    needed = {"scope": "sklearn", "base": "transformers"}[job]
-    if subprocess.run([sys.executable, "-c", f"import {needed}"], capture_output=True).returncode:
-        raise MemeditError('training needs more packages: pip install "memedit[cpu,train]"')
-    sys.exit(subprocess.run([sys.executable, str(script), *arguments]).returncode)
