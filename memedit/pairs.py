@@ -103,8 +103,6 @@ class PairModel:
 
     def _remember(self, rows: Sequence[Sequence[int]], x: torch.Tensor) -> None:
         """Keep the states of some texts, and let go of those that were not used for longest."""
-        if len(rows) > BATCH // 2:
-            return  # one of many texts that are only encoded, or judged in bulk: most won't be read again
         with self._lock:
             for i, row in enumerate(rows):
                 if (ids := tuple(row)) not in self._states:

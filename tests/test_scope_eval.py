@@ -11,7 +11,7 @@ from memedit.data import Case, Query
 from memedit.edit import Edit
 from memedit.scope_eval import run, scores, sets
 from memedit.scope_eval.cases import ScopeCase, asked, scope_kind, settled
-from memedit.scope_eval.crowd import Crowd, Remembered
+from memedit.scope_eval.crowd import Crowd, Remembered, Vectors
 from memedit.scope_eval.goals import beside, goals
 from memedit.scope_eval.judges import BM25, Classifier, Cosine, Judge, Piece, Top
 from memedit.scope_eval.scores import Asked

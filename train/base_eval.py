@@ -89,6 +89,8 @@ def evaluate(
     answered = [(f, prompt) for f, (prompt, _), ok in zip(facts, trained, known, strict=True) if ok]
     for name, cases in ignored(answered, k, random.Random(2), limit or 1500).items():
         put(f"ignored, {name}", hits(model, tokenizer, cases))
+    for name, cases in two_steps(answered, k, random.Random(3), limit or 1000).items():
+        put(f"two steps, {name}", hits(model, tokenizer, cases))
     if perplexity:
         out["WikiText-2 test perplexity per word"] = {
             "value": word_perplexity(model, tokenizer, k.data),
@@ -129,6 +131,37 @@ def ignored(
             statement = rng.choice(k.trained[r]).replace("[X]", subject)
             false = rng.choice([o for o in k.objects[r] if o not in (f.obj, other.obj)] or k.objects[r])
             out[name].append((f"Fact: {statement} {false}.\n{prompt}", f.obj))
+    return out
+
+
+COUNTRY_OF = {  # relations whose object is a country, and how the country is then spoken of
+    "P27": "the country that [X] is a citizen of",
+    "P17": "the country that [X] is in",
+    "P495": "the country that [X] comes from",
+}
+
+
+def two_steps(
+    answered: list[tuple[Fact, str]], k: Knowledge, rng: random.Random, n: int
+) -> dict[str, list[tuple[str, str]]]:
+    """Whether a stated fact is used on the way: two countries get new capitals, and asked is the capital of the
+    country of somebody or something whose country the model knows.
+
+    "the stated capital" counts answers with that country's, "the other stated capital" those with the other's: one
+    who copies without thinking gives both alike often, so what counts is how far they are apart.
+    """
+    capitals = {f.subject: f.obj for f in k.facts if f.relation == "P36"}
+    towns = sorted(set(capitals.values()))
+    known = [f for f, _ in answered if f.relation in COUNTRY_OF and f.obj in capitals]
+    out: dict[str, list[tuple[str, str]]] = {"the stated capital": [], "the other stated capital": []}
+    for fact in rng.sample(known, min(n, len(known))):
+        country = rng.choice([c for c in capitals if c != fact.obj])
+        new, other = rng.sample([t for t in towns if t not in (capitals[fact.obj], capitals[country])], 2)
+        said = [f"Fact: The capital of {fact.obj} is {new}.", f"Fact: The capital of {country} is {other}."]
+        rng.shuffle(said)
+        asked = f"The capital of {COUNTRY_OF[fact.relation].replace('[X]', fact.subject)} is"
+        for name, answer in zip(out, (new, other), strict=True):
+            out[name].append(("\n".join([*said, asked]), answer))
     return out
 
 

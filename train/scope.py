@@ -5,7 +5,8 @@
     accelerate launch -m train.scope                        # the pair model on several GPUs
 
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
-relations; then lenses, trees and calibration are made on the others, which it never saw, as they are met in use.
+relations; then lenses, trees and calibration are made on the others, which it never saw, as they are met in use; at
+last it learns all of them, and the thresholds for general questions are taken anew.
 Beside it: `scope_data.py` reads the public data, `scope_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
 cases together, `scope_encoder.py` has the encoder's files. What users' own trainings share is memedit.training.
 `memedit eval scope` measures the result.
@@ -59,12 +60,13 @@ class Settings:
     invented: int = 24_000  # edits over our own relations
     lower: int = 3  # layers that the pair model shares with the encoder
     layers: int = 3  # and its own
-    rounds: int = 3
+    rounds: int = 2
     pairs: int = 50_000  # of each round
+    settled: int = 40_000  # of the last round, over all relations, when trees and calibration are made
     batch: int = 64
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
-    queries: int = 5_000  # for each size
+    queries: int = 2_500  # for each size
     ground: int = 40_000  # pairs for each lens
     trees: int = 200
     leaves: int = 12
@@ -154,6 +156,15 @@ def train(settings: Settings) -> None:
         )  # fmt: skip
         questions = (general[:half], general[half:], calibration)
         combining.combine(classifier, (learnt, grown, apart), questions, combine, bar.step)
+        # Trees and probabilities are settled, on relations that the pair model had not seen. Now it may see them all.
+        more = [case for case in learnt if chance(f"settle {case.edit.statement}") < 0.5]
+        last = replace(how, rounds=1, pairs=settings.settled, rate=settings.rate / 2)
+        everything = Pool([*grown, *apart, *more], near)
+        weights = PairTraining(shared, everything, settings.work / "settle", last, weights).run(bar.settling)
+        combining.put_pair_model(classifier, weights, shared)
+        classifier.settings["thresholds"] |= combining.thresholds(
+            classifier, combining.facts(grown, apart, learnt), calibration, combine, bar.step
+        )
     encoder.save()
     elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
     about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}

@@ -50,10 +50,10 @@ def natural(questions: Sequence[tuple[str, tuple[str, ...]]], rng: random.Random
     paraphrases, questions about the same name with other answers are not."""
     holds = defaultdict(list)
     for i, (text, _) in enumerate(questions):
-        for word in content(text):
+        for word in sorted(content(text)):
             holds[word].append(i)
     for i, (text, answers) in enumerate(questions):
-        rare = [w for w in content(text) if len(holds[w]) <= 25 and len(w) > 3]
+        rare = [w for w in sorted(content(text)) if len(holds[w]) <= 25 and len(w) > 3]
         queries = [Query(text, "own"), *(Query(q, "paraphrase") for q in reworded(text)[:2])]
         shared: dict[int, int] = defaultdict(int)
         for word in rare:

@@ -40,7 +40,7 @@ class CombinerSettings:
     """How the trees and the lenses are made."""
 
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory
-    queries: int = 5_000  # for each size
+    queries: int = 2_500  # for each size
     nearest: int = 8
     ground: int = 40_000  # pairs for each lens
     epochs: int = 2  # of the lenses
@@ -102,9 +102,13 @@ def combine(
     made["platt"]["ripple"] = platt(classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest)
     slope, shift = made["platt"]["direct"]
     made["thresholds"] = {"floors": floors(slope * direct + shift, unseen)}
-    facts = [case for case in (*apart, *grown, *ground) if case.source not in ("natural", "written")]
-    made["thresholds"] |= thresholds(classifier, facts, general[2], settings, step)
+    made["thresholds"] |= thresholds(classifier, facts(*parts), general[2], settings, step)
     made["probes"] = classifier.probes()
+
+
+def facts(*parts: Sequence[Case]) -> list[Case]:
+    """All cases but users' questions, which general questions may resemble."""
+    return [case for some in parts for case in some if case.source not in ("natural", "written")]
 
 
 # ---------------------------------------------------------------- the lenses

@@ -113,7 +113,7 @@ def mined(
         score: probability of "out" for each of some pairs.
     """
     hard = int(count * share)
-    candidates = pool.draw(3 * hard, rng, outside=True)
+    candidates = pool.draw(2 * hard, rng, outside=True)
     order = np.argsort(score([pool.examples[i] for i in candidates]), kind="stable")
     first = len(order) // 200  # the very first are mostly mistakes of the data
     out = [candidates[i] for i in order[first : first + hard]] + pool.draw(count - hard, rng)

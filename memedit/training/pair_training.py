@@ -266,8 +266,10 @@ class PairTraining:
         except (SafetensorError, KeyError, ValueError) as error:
             raise ModelError(f"{path} is damaged ({error}); delete it to start anew") from error
         if place["settings"] != self._about():
+            other = {k for k, v in self._about().items() if place["settings"].get(k) != v}
             raise ModelError(
-                f"{path} is of a training with other settings or data; give another folder for checkpoints, or delete it"
+                f"{path} is of a training with other settings or data ({', '.join(sorted(other))}); give another "
+                "folder for checkpoints, or delete it"
             )
         self.step, self.round, self.losses = place["step"], place["round"], place["losses"]
         self._chosen = place["chosen"]

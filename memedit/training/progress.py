@@ -39,6 +39,10 @@ class Progress:
         """A step of the pair model's training."""
         self.step("pair model", done, all_, f", loss {loss:.3f}")
 
+    def settling(self, done: int, all_: int, loss: float) -> None:
+        """A step of its last round."""
+        self.step("pair model, all relations", done, all_, f", loss {loss:.3f}")
+
     def step(self, what: str, done: int, all_: int, more: str = "") -> None:
         """A stage and how far it is."""
         if self._quiet:

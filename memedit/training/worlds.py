@@ -16,7 +16,9 @@ from memedit.training.cases import IN_SCOPE, Case, Query
 from memedit.wording import Pair, asked_by, names
 
 OUT, DIRECT, RIPPLE, UNKNOWN = 0, 1, 2, -1  # labels
+TOGETHER = 512  # queries judged at once
 Step = Callable[[str, int, int], None]  # told (what, done, all)
+Asked = tuple[Query, int | None]  # a query, and the place of the case that it was written for
 
 
 class Shelf:
@@ -24,22 +26,12 @@ class Shelf:
 
     def __init__(self, cases: Sequence[Case], classifier: ScopeClassifier) -> None:
         self.cases = list(cases)
-        self._classifier = classifier
-        self.keys = self._stored([classifier.texts(case.edit)[0] for case in cases]).astype(np.float32)
+        keys = classifier.encode([classifier.texts(case.edit)[0] for case in cases])
+        self.keys = keys.astype(np.float16).astype(np.float32)  # as they are stored
         self.named: dict[str, list[int]] = defaultdict(list)
         for i, case in enumerate(cases):
             for name in case.edit.names:
                 self.named["".join(w.folded for w in words(name))].append(i)
-
-    def _stored(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors as they are stored."""
-        return self._classifier.encode(texts).astype(np.float16)
-
-    def vectors(self, places: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """For each query the vectors of its candidates, (candidates, views, dim); only these are encoded in all views."""
-        texts = [text for some in places for i in some for text in self._classifier.texts(self.cases[i].edit)]
-        flat = self._stored(texts).reshape(-1, len(self._classifier.views), self._classifier.dim)
-        return np.split(flat, np.cumsum([len(some) for some in places])[:-1])
 
     def candidates(self, queries: Sequence[str], vectors: np.ndarray, nearest: int) -> list[list[int]]:
         """For each query the indexes of its candidates, the nearest first."""
@@ -66,17 +58,14 @@ def candidates(
     """Vectors of the queries, candidates of each, and the candidates' vectors."""
     vectors = classifier.encode(queries)
     found = shelf.candidates(queries, vectors, nearest)
-    return vectors, found, shelf.vectors(found)
+    return vectors, found, stored(classifier, [[shelf.cases[i] for i in some] for some in found])
 
 
-def ask(
-    classifier: ScopeClassifier, shelf: Shelf, queries: Sequence[str], nearest: int
-) -> tuple[list[list[int]], np.ndarray]:
-    """Candidates of each query, and one row of features for each of them."""
-    vectors, found, stored = candidates(classifier, shelf, queries, nearest)
-    edits = [[shelf.cases[i].edit for i in some] for some in found]
-    table, _ = classifier.features(queries, vectors, edits, stored)
-    return found, table
+def stored(classifier: ScopeClassifier, cases: Sequence[Sequence[Case]]) -> list[np.ndarray]:
+    """For each query the vectors of its candidates as a memory stores them, (candidates, views, dim)."""
+    texts = [text for some in cases for case in some for text in classifier.texts(case.edit)]
+    flat = classifier.encode(texts).astype(np.float16).reshape(-1, len(classifier.views), classifier.dim)
+    return np.split(flat, np.cumsum([len(some) for some in cases])[:-1])
 
 
 @dataclass
@@ -142,12 +131,11 @@ def worlds(
 ) -> Pairs:
     """Memories of every size, each asked about its own edits, about edits that it lacks, and general questions."""
     rng = random.Random(seed)
-    strangers: list[tuple[Query, int | None]] = [(Query(text, "general"), None) for text in general]
-    parts = []
+    strangers: list[Asked] = [(Query(text, "general"), None) for text in general]
+    parts: list[Pairs] = []
+    waiting: list[tuple[Asked, list[int]]] = []  # queries with their candidates, to be judged many at a time
     for size in sizes:
-        asked: list[tuple[Query, int | None]] = [
-            (query, i) for i, case in enumerate(cases) for query in case.queries
-        ]
+        asked: list[Asked] = [(query, i) for i, case in enumerate(cases) for query in case.queries]
         rng.shuffle(asked)
         asked = asked[:queries]
         order = list(range(len(cases)))
@@ -160,14 +148,21 @@ def worlds(
         for number, chunk in enumerate(chunks):
             if step:
                 step(f"{size:,} edits in memory", number + 1, len(chunks))
-            shelf = Shelf([cases[i] for i in chunk], classifier)
-            own = [pair for i in chunk for pair in lookup[i]]
+            own: list[Asked] = [pair for i in chunk for pair in lookup[i]]
             if not own:
                 continue
-            other = rng.sample(asked, min(len(asked), len(own) // 4 + 1)) + rng.sample(
-                strangers, min(len(strangers), len(own) // 2 + 1)
+            own += rng.sample(asked, min(len(asked), len(own) // 4 + 1))
+            own += rng.sample(strangers, min(len(strangers), len(own) // 3 + 1))
+            texts = [query.text for query, _ in own]
+            found = Shelf([cases[i] for i in chunk], classifier).candidates(
+                texts, classifier.encode(texts), nearest
             )
-            parts.append(_label(classifier, shelf, own + other, cases, chunk, nearest))
+            waiting += [(one, [chunk[i] for i in some]) for one, some in zip(own, found, strict=True)]
+            if len(waiting) >= TOGETHER:
+                parts.append(_labelled(classifier, waiting, cases))
+                waiting = []
+    if waiting:
+        parts.append(_labelled(classifier, waiting, cases))
     return Pairs.joined(parts)
 
 
@@ -194,28 +189,25 @@ def strangers(
     return out
 
 
-def _label(
-    classifier: ScopeClassifier,
-    shelf: Shelf,
-    asked: list[tuple[Query, int | None]],
-    cases: Sequence[Case],
-    chunk: list[int],
-    nearest: int,
+def _labelled(
+    classifier: ScopeClassifier, asked: Sequence[tuple[Asked, list[int]]], cases: Sequence[Case]
 ) -> Pairs:
-    found, table = ask(classifier, shelf, [query.text for query, _ in asked], nearest)
-    rows = [
-        (j, chunk[i], query, home)
-        for j, ((query, home), some) in enumerate(zip(asked, found, strict=True))
-        for i in some
-    ]
+    """Features and labels of some queries with their candidates (places among all cases)."""
+    texts = [query.text for (query, _), _ in asked]
+    near = [[cases[i] for i in some] for _, some in asked]
+    edits = [[case.edit for case in some] for some in near]
+    table, _ = classifier.features(texts, classifier.encode(texts), edits, stored(classifier, near))
+    rows = [(j, i, query, home) for j, ((query, home), some) in enumerate(asked) for i in some]
+    homes = [cases[home] if home is not None else None for *_, home in rows]
     return Pairs(
         table,
-        np.array(
-            [truth(query, cases[home] if home is not None else None, cases[i]) for _, i, query, home in rows]
-        ),
+        np.array([truth(query, home, cases[i]) for (_, i, query, _), home in zip(rows, homes, strict=True)]),
         np.array([j for j, *_ in rows]),
         np.array(
-            [f"{cases[home].source if home is not None else ''} {query.kind}" for *_, query, home in rows]
+            [
+                f"{home.source if home else ''} {query.kind}"
+                for (_, _, query, _), home in zip(rows, homes, strict=True)
+            ]
         ),
         np.array([i == home for _, i, _, home in rows]),
         np.array([query.text for *_, query, _ in rows], dtype=object),
