@@ -115,7 +115,10 @@ class ScopeClassifier:
             if type(error).__name__ != "SafetensorError":
                 raise
             raise ModelError(f"{path / 'combiner.safetensors'} is damaged: {error}") from error
-        if settings.get("format") != FORMAT or tuple(settings.get("features", ())) != FEATURES + PAIR_FEATURES:
+        if (
+            settings.get("format") != FORMAT
+            or tuple(settings.get("features", ())) != FEATURES + PAIR_FEATURES
+        ):
             raise ModelError(
                 f"{path} was trained by another version of memedit; train it again with train/scope.py"
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from memedit.cli._deciding import deciding, scope_option
 from memedit.cli._group import (
     check_output,
     console,
@@ -198,11 +199,13 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 )
 @model_options
 @false_fire_option
+@scope_option
 @click.pass_context
 def eval_(
     ctx: click.Context, data: str | None, edits: int | None, method: str, settings: dict[str, Any],
     unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
     json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
+    scope: str | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
@@ -231,7 +234,7 @@ def eval_(
     general = read_prompts(unrelated) if unrelated else []
     with ExitStack() as stack:
         folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
-        m = stack.enter_context(opened(folder, device=device))
+        m = stack.enter_context(opened(folder, **deciding(scope, device)))
         if memory and len(m):
             raise MemeditError(
                 f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"

@@ -207,7 +207,7 @@ class _Job:
         lower = int(self.classifier.settings["pair"]["lower"])
         layers = self.classifier.pairs.layers
         how = PairSettings(lower, layers, s.rounds, pairs, s.batch, s.rate, seed=s.seed, every=20)
-        self.training = PairTraining(self.encoder, pool, s.folder, how, self.start)
+        self.training = PairTraining(self.encoder, pool, s.folder, how, self.start, mine_first=True)
         self.training.run(bar.loss, after)
 
     def kept(self, state: _State) -> dict[str, torch.Tensor]:

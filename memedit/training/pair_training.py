@@ -50,6 +50,7 @@ class PairTraining:
     Args:
         encoder: whose lower layers are shared. pool: what to draw pairs from. folder: for checkpoints.
         start: weights to go on from (fine-tuning); None for the encoder's own upper layers.
+        mine_first: the first round is mined too, since the weights know something.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class PairTraining:
         folder: Path,
         settings: PairSettings,
         start: dict[str, torch.Tensor] | None = None,
+        mine_first: bool = False,
     ) -> None:
         import torch
 
@@ -75,7 +77,7 @@ class PairTraining:
             lr=settings.rate,
             weight_decay=settings.decay,
         )
-        self._untaught = start is None  # nothing can be mined with it yet
+        self._mine_first = mine_first
         self.step, self.round = 0, 0
         self.losses: list[float] = []
         self._chosen: list[int] = []
@@ -145,7 +147,7 @@ class PairTraining:
     def _draw(self) -> list[int]:
         rng = random.Random(f"{self.settings.seed} round {self.round}")
         count = self.settings.pairs
-        if self.round == 0 and self._untaught:
+        if self.round == 0 and not self._mine_first:
             return self.pool.draw(count, rng)
         return mined(self.pool, count, rng, lambda some: self.probabilities(some)[:, OUT])
 
@@ -265,6 +267,7 @@ class PairTraining:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError) as error:
             raise ModelError(f"{path} is damaged ({error}); delete it to start anew") from error
+        place["settings"].pop("rate", None)
         if place["settings"] != self._about():
             other = {k for k, v in self._about().items() if place["settings"].get(k) != v}
             raise ModelError(
