@@ -67,7 +67,7 @@ class EditedModel:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         device_map: str | dict[str, Any] | None = None,
-        classifier: ScopeClassifier | None = None,
+        classifier: ScopeClassifier | str | Path | None = None,
         false_fire_rate: float | None = None,
         settings: Settings | None = None,
         trust_remote_code: bool = False,
@@ -78,6 +78,8 @@ class EditedModel:
             model: the shipped "base", a folder, a hub name, or a model object (then with its tokenizer).
             memory: a memory's folder (made where there is none) or an open `EditMemory`.
             method: overrides the methods that the edits and the memory name.
+            classifier: the scope classifier that decides, or its folder (`memedit train scope` makes one); None for the
+                memory's, which is the shipped one.
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
             device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
             dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
@@ -86,8 +88,12 @@ class EditedModel:
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
         """
+        from memedit.devices import best
         from memedit.memory import EditMemory
+        from memedit.scope import ScopeClassifier
 
+        if isinstance(classifier, (str, Path)):
+            classifier = ScopeClassifier.load(classifier, device=best(device))
         if not isinstance(memory, EditMemory):
             memory = EditMemory.open(memory, encoder=classifier, device=device)
         router = Router(memory, classifier, false_fire_rate=false_fire_rate, method=method)

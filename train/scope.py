@@ -30,16 +30,15 @@ import scope_users
 from scope_data import Data
 from scope_encoder import load_encoder, remembering
 
-from memedit.edit import Edit
 from memedit.encoder import MiniLM
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.training import combining
-from memedit.training.cases import Case, Query, chance
+from memedit.training.cases import Case, chance
 from memedit.training.combining import CombinerSettings
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
 from memedit.training.progress import Progress
-from memedit.training.worlds import OUT, Shelf, truth
+from memedit.training.worlds import strangers
 from memedit.wording import Pair
 
 if TYPE_CHECKING:
@@ -121,24 +120,6 @@ def trusted(classifier: ScopeClassifier, cases: list[Case], most: float = 0.5) -
         replace(case, queries=tuple(query for query in case.queries if (i, query) not in near))
         for i, case in enumerate(cases)
     ]
-
-
-def strangers(
-    classifier: ScopeClassifier, cases: list[Case], general: list[str], rng: random.Random, count: int = 4_000
-) -> list[tuple[str, Edit, str]]:
-    """Queries with near edits of other cases that they don't concern: (query, edit, source)."""
-    shelf = Shelf(rng.sample(cases, min(len(cases), count)), classifier)
-    asked = [(query, case) for case in shelf.cases for query in case.queries if query.kind != "general"]
-    asked = rng.sample(asked, min(len(asked), count))
-    texts = [query.text for query, _ in asked] + general[: count // 2]
-    found = shelf.candidates(texts, classifier.encode(texts), 6)
-    out = []
-    for i, (text, some) in enumerate(zip(texts, found, strict=True)):
-        query, home = asked[i] if i < len(asked) else (Query(text, "general"), None)
-        fair = [j for j in some if shelf.cases[j] is not home and truth(query, home, shelf.cases[j]) == OUT]
-        source = home.source if home else "general"
-        out += [(text, shelf.cases[j].edit, source) for j in fair[:3]]
-    return out
 
 
 def parts(cases: list[Case], settings: Settings) -> tuple[list[Case], list[Case], list[Case]]:

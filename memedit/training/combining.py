@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,10 @@ def combine(
     made["platt"]["near"] = platt(classifier.trees["near"](unseen.table), unseen.label == DIRECT, unseen)
     made["gate"] = gate(classifier.trees["near"](unseen.table), unseen)
     pairs, unseen = read(classifier, pairs, step), read(classifier, unseen, step)
-    for kind, label, of in (("direct", DIRECT, slice(None)), ("ripple", RIPPLE, pairs.label != DIRECT)):
+    for kind, label, of in (
+        ("direct", DIRECT, np.arange(len(pairs.label))),
+        ("ripple", RIPPLE, pairs.label != DIRECT),
+    ):
         some = pairs[of]
         classifier.trees[kind] = fit(some, some.label == label, settings)
     direct = classifier.trees["direct"](unseen.table)
@@ -131,7 +134,7 @@ def lenses(
             whole.append((query.text, asked, *row))
         if pair.masked_query:
             masked.append((pair.masked_query, pair.masked_edit or hidden, *row))
-    out = {}
+    out: dict[str, np.ndarray] = {}
     for name, some in (("masked", masked), ("whole", whole)):
         if step:
             step(f"lens for {name} texts", len(out), 2)
@@ -147,7 +150,7 @@ def lens(
     from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
     torch.manual_seed(settings.seed)
-    a, b = (torch.from_numpy(classifier.encode([pair[i] for pair in pairs])) for i in (0, 1))
+    a, b = (torch.from_numpy(classifier.encode([str(pair[i]) for pair in pairs])) for i in (0, 1))
     label = torch.tensor([pair[2] for pair in pairs])
     weight = np.zeros(len(pairs))
     for value in (0.0, 1.0):
@@ -199,7 +202,7 @@ def arrays_of(model: Any) -> Trees:
     """scikit-learn's trees as arrays; leaves point at themselves."""
     trees = [predictors[0].nodes for predictors in model._predictors]
     shape = (len(trees), max(len(nodes) for nodes in trees))
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "feature": np.zeros(shape, dtype=np.int32),
         "cut": np.zeros(shape),
         "left": np.zeros(shape, dtype=np.int32),
@@ -232,6 +235,52 @@ def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs) -> list[float]:
     weights = pairs.weights()[known]
     model = LogisticRegression(C=1e6).fit(scores[known, None], target[known], sample_weight=weights)
     return [float(model.coef_[0, 0]), float(model.intercept_[0])]
+
+
+def recalibrated(
+    classifier: ScopeClassifier,
+    cases: list[Case],
+    general: list[str],
+    enough: int,
+    seed: int,
+    mark: Callable[[], float],
+) -> bool:
+    """Platt and floors anew, on cases that the pair model did not learn from; not where they are too few, or no better.
+
+    Thresholds for general questions are carried over to the new scale, and never fall.
+
+    Args:
+        enough: queries in scope, and near ones out of it, that are needed. mark: how good the classifier is now.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("sklearn") is None:
+        return False
+    sizes = sorted({1, min(10, len(cases)), len(cases)})
+    seen = worlds(classifier, cases, general, sizes, 5_000, 8, seed)
+    unseen = read(classifier, seen)
+    near = (unseen.label == OUT) & unseen.home
+    if min(len(set(unseen.text[rows])) for rows in (unseen.label == DIRECT, near)) < enough:
+        return False
+    settings, first = classifier.settings, mark()
+    old = {name: json.loads(json.dumps(settings[name])) for name in ("platt", "thresholds")}
+    direct = classifier.trees["direct"](unseen.table)
+    slope, shift = platt(direct, unseen.label == DIRECT, unseen)
+    settings["platt"]["direct"] = [slope, shift]
+    rest = unseen[unseen.label != DIRECT]
+    if len(set(rest.text[rest.label == RIPPLE])) >= enough:
+        settings["platt"]["ripple"] = platt(
+            classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest
+        )
+    before = old["platt"]["direct"]
+    logits = np.array(old["thresholds"]["logits"])
+    moved = slope * (logits - before[1]) / before[0] + shift
+    settings["thresholds"]["logits"] = np.maximum(logits, moved).tolist()
+    settings["thresholds"]["floors"] = floors(slope * direct + shift, unseen)
+    if slope <= 0 or mark() < first:
+        settings.update(old)
+        return False
+    return True
 
 
 def gate(near: np.ndarray, pairs: Pairs) -> float:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 Bar = Callable[[int, int, float], None]  # told (step, steps, loss)
+After = Callable[
+    [int], None
+]  # told how many rounds are done, before that is saved: it may come twice for one
 SMOOTHED = 0.02  # labels are right in all but a few cases
 
 
@@ -47,6 +50,7 @@ class PairTraining:
     Args:
         encoder: whose lower layers are shared. pool: what to draw pairs from. folder: for checkpoints.
         start: weights to go on from (fine-tuning); None for the encoder's own upper layers.
+        mine_first: the first round is mined too, since the weights know something.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class PairTraining:
         folder: Path,
         settings: PairSettings,
         start: dict[str, torch.Tensor] | None = None,
+        mine_first: bool = False,
     ) -> None:
         import torch
 
@@ -66,19 +71,25 @@ class PairTraining:
         self.layers = len({k.split(".")[1] for k in self.weights if k.startswith("layer.")})
         flat = [p for k, p in self.weights.items() if p.dim() < 2 or k == "marks"]
         steep = [p for k, p in self.weights.items() if not (p.dim() < 2 or k == "marks")]
+        groups: list[dict[str, Any]] = [{"params": steep}, {"params": flat, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(
-            [{"params": steep}, {"params": flat, "weight_decay": 0.0}],
+            groups,
             lr=settings.rate,
             weight_decay=settings.decay,
         )
-        self.step, self.round, self.losses = 0, 0, []
+        self._mine_first = mine_first
+        self.step, self.round = 0, 0
+        self.losses: list[float] = []
         self._chosen: list[int] = []
-        self._processes = _processes()
+        self._processes = processes()
 
     # ------------------------------------------------------------ the job
 
-    def run(self, bar: Bar | None = None) -> dict[str, torch.Tensor]:
+    def run(self, bar: Bar | None = None, after: After | None = None) -> dict[str, torch.Tensor]:
         """All rounds, from the last checkpoint if there is one; the trained weights, float32, on the host.
+
+        Args:
+            after: called at the end of each round, with all weights of that round in `now`.
 
         Raises:
             ModelError: the loss is no number any more, or a checkpoint can't be written.
@@ -95,8 +106,14 @@ class PairTraining:
                     self._save()
             self.round += 1
             self._chosen = []
+            if after:
+                after(self.round)
             self._save()
-        return {name: value.detach().cpu() for name, value in self.weights.items()}
+        return self.now()
+
+    def now(self) -> dict[str, torch.Tensor]:
+        """The weights as they are, float32, on the host."""
+        return {name: value.detach().cpu().clone() for name, value in self.weights.items()}
 
     @property
     def steps(self) -> int:
@@ -130,13 +147,12 @@ class PairTraining:
     def _draw(self) -> list[int]:
         rng = random.Random(f"{self.settings.seed} round {self.round}")
         count = self.settings.pairs
-        if self.round == 0:
+        if self.round == 0 and not self._mine_first:
             return self.pool.draw(count, rng)
         return mined(self.pool, count, rng, lambda some: self.probabilities(some)[:, OUT])
 
     def _learn(self, batch: Sequence[Example]) -> float:
         import torch
-        from torch.nn.functional import cross_entropy
 
         rng = random.Random(f"{self.settings.seed} step {self.step}")
         mine = [self.pool.disguised(example, rng) for example in batch]
@@ -144,24 +160,31 @@ class PairTraining:
         mine = mine[number::count]
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
-        device = self.encoder.device
-        sides = [sides_of(self.marker, example) for example in mine]
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            logits = self._logits(sides)
-        labels = torch.tensor([example.label for example in mine], device=device)
-        loss = cross_entropy(logits.float(), labels, label_smoothing=SMOOTHED)
+        loss = self.loss_of(mine)
         value = float(loss.detach())
-        if not math.isfinite(value):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._together()
+        steep = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
+        if not (math.isfinite(value) and math.isfinite(float(steep))):  # seen before the weights are touched
             raise ModelError(
                 f"the loss of step {self.step} is no number; the checkpoint before it in {self.folder} is good: "
                 f"go on from there with a smaller rate than {self.settings.rate:g}"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._together()
-        torch.nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
         self.optimizer.step()
         return value
+
+    def loss_of(self, examples: Sequence[Example]) -> torch.Tensor:
+        """Mean cross entropy of a batch, a scalar."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        device = self.encoder.device
+        sides = [sides_of(self.marker, example) for example in examples]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            logits = self._logits(sides)
+        labels = torch.tensor([example.label for example in examples], device=device)
+        return cross_entropy(logits.float(), labels, label_smoothing=SMOOTHED)
 
     def _rate(self) -> float:
         """Rises over the first twentieth of the steps, then falls to nothing in a straight line."""
@@ -183,7 +206,7 @@ class PairTraining:
 
         with torch.no_grad():
             rows = sorted({side.ids for pair in sides for side in pair}, key=lambda ids: (len(ids), ids))
-            states = {}
+            states: dict[tuple[int, ...], torch.Tensor] = {}
             for start in range(0, len(rows), 64):
                 some = rows[start : start + 64]
                 x = shared_states(self.encoder, some, self.settings.lower)
@@ -220,7 +243,7 @@ class PairTraining:
         place |= {"losses": self.losses, "chosen": self._chosen}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / "checkpoint.safetensors", save(tensors, {"place": json.dumps(place)}))
+            put_file(self.folder / "checkpoint.safetensors", save(tensors, {"place": json.dumps(place)}))
         except OSError as error:
             raise ModelError(
                 f"no checkpoint can be written in {self.folder}: {error.strerror}; the last one there is whole"
@@ -231,6 +254,11 @@ class PairTraining:
         from safetensors import SafetensorError, safe_open
 
         path = self.folder / "checkpoint.safetensors"
+        if not self._processes[0]:
+            for cut_off in self.folder.glob(
+                ".*.checkpoint.safetensors"
+            ):  # by a kill; the last whole one stands beside
+                cut_off.unlink(missing_ok=True)
         if not path.exists():
             return
         try:
@@ -239,6 +267,7 @@ class PairTraining:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, ValueError) as error:
             raise ModelError(f"{path} is damaged ({error}); delete it to start anew") from error
+        place["settings"].pop("rate", None)
         if place["settings"] != self._about():
             other = {k for k, v in self._about().items() if place["settings"].get(k) != v}
             raise ModelError(
@@ -258,8 +287,8 @@ class PairTraining:
                     }
 
     def _about(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to fit."""
-        about = {k: v for k, v in asdict(self.settings).items() if k != "every"}
+        """What must be the same for a checkpoint to fit; the rate may be another, after a loss that is no number."""
+        about = {k: v for k, v in asdict(self.settings).items() if k not in ("every", "rate")}
         return about | {"pool": len(self.pool.examples), "encoder": self.encoder.digest}
 
 
@@ -275,7 +304,8 @@ def model_of(encoder: MiniLM, weights: dict[str, torch.Tensor], lower: int) -> P
     return PairModel(encoder, {k: v.to(torch.bfloat16).float() for k, v in weights.items()}, lower)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def put_file(path: Path, data: bytes) -> None:
+    """Write a file, all or nothing."""
     beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         with beside.open("wb") as file:
@@ -287,7 +317,7 @@ def _replace(path: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _processes() -> tuple[int, int]:
+def processes() -> tuple[int, int]:
     """The number of this process, and how many `accelerate launch` started; (0, 1) without."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1

@@ -8,15 +8,19 @@ from typing import Any
 
 
 class Progress:
-    """One bar for each stage, on stderr; without a terminal a line for every tenth of a stage."""
+    """One bar for each stage, on stderr; without a terminal a line for every tenth of a stage.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: say nothing (all processes but one).
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
         console = Console(stderr=True)
-        self._live = console.is_terminal
+        self._live, self._quiet = console.is_terminal and not quiet, quiet
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Bars(*columns, console=console, disable=not self._live)
         self._tasks: dict[str, Any] = {}
@@ -41,6 +45,8 @@ class Progress:
 
     def step(self, what: str, done: int, all_: int, more: str = "") -> None:
         """A stage and how far it is."""
+        if self._quiet:
+            return
         if self._live:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=all_)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from memedit.edit import Edit
 from memedit.scope import ScopeClassifier, beside, kept
 from memedit.subjects import content, fold, words
 from memedit.training.cases import IN_SCOPE, Case, Query
@@ -40,7 +41,7 @@ class Shelf:
             for query, row in zip(queries[start : start + 512], cosines, strict=True):
                 k = min(nearest, len(row))
                 found = set(np.argpartition(-row, k - 1)[:k].tolist()) | set(self._names_in(query)[:nearest])
-                out.append(sorted(found, key=lambda i, row=row: -row[i]))
+                out.append([i for _, i in sorted((-row[i], i) for i in found)])
         return out
 
     def _names_in(self, query: str) -> list[int]:
@@ -120,8 +121,8 @@ class Pairs:
 
 def worlds(
     classifier: ScopeClassifier,
-    cases: list[Case],
-    general: list[str],
+    cases: Sequence[Case],
+    general: Sequence[str],
     sizes: Sequence[int],
     queries: int,
     nearest: int,
@@ -141,7 +142,7 @@ def worlds(
         rng.shuffle(order)
         order = order[: max(size, len(asked) if size <= 10 else size * 4)]
         chunks = [order[i : i + size] for i in range(0, len(order), size)]
-        lookup = defaultdict(list)
+        lookup: dict[int | None, list[tuple[Query, int | None]]] = defaultdict(list)
         for query, i in asked:
             lookup[i].append((query, i))
         for number, chunk in enumerate(chunks):
@@ -163,6 +164,29 @@ def worlds(
     if waiting:
         parts.append(_labelled(classifier, waiting, cases))
     return Pairs.joined(parts)
+
+
+def strangers(
+    classifier: ScopeClassifier,
+    cases: Sequence[Case],
+    general: Sequence[str],
+    rng: random.Random,
+    count: int = 4_000,
+) -> list[tuple[str, Edit, str]]:
+    """Queries with near edits of other cases that they don't concern: (query, edit, source)."""
+    shelf = Shelf(rng.sample(cases, min(len(cases), count)), classifier)
+    asked = [(query, case) for case in shelf.cases for query in case.queries if query.kind != "general"]
+    asked = rng.sample(asked, min(len(asked), count))
+    texts = [query.text for query, _ in asked] + list(general[: count // 2])
+    found = shelf.candidates(texts, classifier.encode(texts), 6)
+    out = []
+    for i, (text, some) in enumerate(zip(texts, found, strict=True)):
+        query: Query = asked[i][0] if i < len(asked) else Query(text, "general")
+        home = asked[i][1] if i < len(asked) else None
+        fair = [j for j in some if shelf.cases[j] is not home and truth(query, home, shelf.cases[j]) == OUT]
+        source = home.source if home else "general"
+        out += [(text, shelf.cases[j].edit, source) for j in fair[:3]]
+    return out
 
 
 def _labelled(
