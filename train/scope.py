@@ -5,8 +5,8 @@
     accelerate launch -m train.scope                        # the pair model on several GPUs
 
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
-relations; then lenses, trees and calibration are made on the others, which it never saw, as they are met in use; at
-last it learns all of them, and the thresholds for general questions are taken anew.
+relations; then lenses and trees are made on the others, which it never saw, as they are met in use; at last it learns
+these too, and probabilities and thresholds are calibrated on what it still has not seen.
 Beside it: `scope_data.py` reads the public data, `scope_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
 cases together, `scope_encoder.py` has the encoder's files. What users' own trainings share is memedit.training.
 `memedit eval scope` measures the result.
@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
 import scope_data as data_of
@@ -30,6 +32,7 @@ import scope_users
 from scope_data import Data
 from scope_encoder import load_encoder, remembering
 
+from memedit.edit import Edit
 from memedit.encoder import MiniLM
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.training import combining
@@ -67,7 +70,7 @@ class Settings:
     layers: int = 3  # and its own
     rounds: int = 2
     pairs: int = 50_000  # of each round
-    settled: int = 40_000  # of the last round, over all relations, when trees and calibration are made
+    settled: int = 60_000  # of each of two more, over all relations, when the trees are made
     batch: int = 64
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
@@ -173,12 +176,21 @@ class Job:
         how = PairSettings(s.lower, s.layers, s.rounds, s.pairs, s.batch, s.rate, seed=s.seed)
         return PairTraining(self.shared, Pool(self.learnt, self.near), s.work / "pair", how).run(bar.loss)
 
-    def last_round(self, weights: Weights, bar: Progress) -> Weights:
-        """The pair model on all relations, gently."""
+    def lent(self) -> list[Case]:
+        """A quarter of the cases for calibration: half of the cases of half of the relations.
+
+        So the others are, half and half, of relations that the pair model knows by then and of such as it doesn't, as
+        queries are in use.
+        """
+        known = [case for case in self.apart if chance(f"lent {case.relation}") < 0.5]
+        return [case for case in known if chance(f"lent {case.edit.statement}") < 0.5]
+
+    def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
+        """The pair model on all relations but half of those that are for calibration, of which it sees half the cases."""
         s = self.settings
-        kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.5]
-        pool = Pool([*self.grown, *self.apart, *kept], self.near)
-        how = PairSettings(s.lower, s.layers, 1, s.settled, s.batch, s.rate / 2, seed=s.seed)
+        kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.7]
+        pool = Pool([*self.grown, *kept, *self.lent()], self.near)
+        how = PairSettings(s.lower, s.layers, 2, s.settled, s.batch, s.rate * 2 / 3, seed=s.seed)
         return PairTraining(self.shared, pool, s.work / "settle", how, weights).run(bar.settling)
 
 
@@ -193,10 +205,13 @@ def train(settings: Settings) -> None:
     with Progress() as bar:
         weights = job.rounds(bar)
         combining.put_pair_model(classifier, weights, job.shared)
-        combining.combine(classifier, parts_, job.questions, how, bar.step)
-        # Trees and probabilities are settled, on relations that the pair model had not seen. Now it may see them all.
-        weights = job.last_round(weights, bar)
+        unseen = combining.combine(classifier, parts_, job.questions, how, bar.step)
+        # The trees are settled, on relations that the pair model had not seen. Now it may see them all.
+        weights = job.last_rounds(weights, bar)
         combining.put_pair_model(classifier, weights, job.shared)
+        lent = {case.edit.statement for case in job.lent()}
+        fresh = np.array([edit.statement not in lent for edit in unseen.edit])
+        combining.calibrate(classifier, unseen[fresh], bar.step)
         facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(
             classifier, facts, job.questions[2], how, bar.step

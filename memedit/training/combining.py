@@ -73,8 +73,10 @@ def combine(
     general: Sequence[Sequence[str]],
     settings: CombinerSettings,
     step: Step | None = None,
-) -> None:
+) -> Pairs:
     """Grind the lenses, fit the trees, calibrate; the classifier, which has its pair model, is changed in place.
+
+    Returns the pairs that calibration saw, as the trees that rule out see them.
 
     Args:
         parts: cases for the lenses, for the trees, for calibration; no two share a relation.
@@ -89,21 +91,29 @@ def combine(
     classifier.trees["near"] = fit(pairs, (pairs.label == DIRECT) | (pairs.label == RIPPLE), settings)
     made["platt"]["near"] = platt(classifier.trees["near"](unseen.table), unseen.label == DIRECT, unseen)
     made["gate"] = gate(classifier.trees["near"](unseen.table), unseen)
-    pairs, unseen = read(classifier, pairs, step), read(classifier, unseen, step)
+    pairs = read(classifier, pairs, step)
     for kind, label, of in (
         ("direct", DIRECT, np.arange(len(pairs.label))),
         ("ripple", RIPPLE, pairs.label != DIRECT),
     ):
         some = pairs[of]
         classifier.trees[kind] = fit(some, some.label == label, settings)
-    direct = classifier.trees["direct"](unseen.table)
-    made["platt"]["direct"] = platt(direct, unseen.label == DIRECT, unseen)
-    rest = unseen[unseen.label != DIRECT]
-    made["platt"]["ripple"] = platt(classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest)
-    slope, shift = made["platt"]["direct"]
-    made["thresholds"] = {"floors": floors(slope * direct + shift, unseen)}
+    calibrate(classifier, unseen, step)
     made["thresholds"] |= thresholds(classifier, facts(*parts), general[2], settings, step)
     made["probes"] = classifier.probes()
+    return unseen
+
+
+def calibrate(classifier: ScopeClassifier, unseen: Pairs, step: Step | None = None) -> None:
+    """Platt and the floors, on pairs that neither trees nor pair model learned from."""
+    made = classifier.settings
+    pairs = read(classifier, unseen, step)
+    direct = classifier.trees["direct"](pairs.table)
+    made["platt"]["direct"] = platt(direct, pairs.label == DIRECT, pairs)
+    rest = pairs[pairs.label != DIRECT]
+    made["platt"]["ripple"] = platt(classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest)
+    slope, shift = made["platt"]["direct"]
+    made.setdefault("thresholds", {})["floors"] = floors(slope * direct + shift, pairs)
 
 
 def facts(*parts: Sequence[Case]) -> list[Case]:
