@@ -236,13 +236,20 @@ def arrays_of(model: Any) -> Trees:
 
 
 def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs) -> list[float]:
-    """Slope and shift of the sigmoid that turns scores of unseen relations into probabilities (Platt 1999)."""
+    """Slope and shift of the sigmoid that turns scores of unseen relations into probabilities (Platt 1999).
+
+    What is asked for and what is not weigh the same: a query that is near enough to be judged is as likely as not to
+    concern the edit.
+    """
     from sklearn.linear_model import LogisticRegression
 
     known = pairs.label != UNKNOWN
     if len(np.unique(target[known])) < 2:
         return [1.0, 0.0]
     weights = pairs.weights()[known]
+    for value in (False, True):
+        weights[target[known] == value] /= max(weights[target[known] == value].sum(), 1e-9)
+    weights *= len(weights) / 2
     model = LogisticRegression(C=1e6).fit(scores[known, None], target[known], sample_weight=weights)
     return [float(model.coef_[0, 0]), float(model.intercept_[0])]
 
