@@ -89,7 +89,9 @@ def combine(
     pairs = worlds(classifier, grown, general[0], *shape, step)
     unseen = worlds(classifier, apart, general[1], *shape, step)
     classifier.trees["near"] = fit(pairs, (pairs.label == DIRECT) | (pairs.label == RIPPLE), settings)
-    made["platt"]["near"] = platt(classifier.trees["near"](unseen.table), unseen.label == DIRECT, unseen)
+    made["platt"]["near"] = platt(
+        classifier.trees["near"](unseen.table), unseen.label == DIRECT, unseen, even=False
+    )
     made["gate"] = gate(classifier.trees["near"](unseen.table), unseen)
     pairs = read(classifier, pairs, step)
     for kind, label, of in (
@@ -235,11 +237,12 @@ def arrays_of(model: Any) -> Trees:
 # ---------------------------------------------------------------- calibration
 
 
-def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs) -> list[float]:
+def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs, even: bool = True) -> list[float]:
     """Slope and shift of the sigmoid that turns scores of unseen relations into probabilities (Platt 1999).
 
-    What is asked for and what is not weigh the same: a query that is near enough to be judged is as likely as not to
-    concern the edit.
+    Args:
+        even: what is in scope and what is not weigh the same: a query that is near enough to be read is as likely as
+            not to concern the edit.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -247,9 +250,8 @@ def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs) -> list[float]:
     if len(np.unique(target[known])) < 2:
         return [1.0, 0.0]
     weights = pairs.weights()[known]
-    for value in (False, True):
-        weights[target[known] == value] /= max(weights[target[known] == value].sum(), 1e-9)
-    weights *= len(weights) / 2
+    for value in (False, True) if even else ():
+        weights[target[known] == value] *= len(weights) / 2 / max(weights[target[known] == value].sum(), 1e-9)
     model = LogisticRegression(C=1e6).fit(scores[known, None], target[known], sample_weight=weights)
     return [float(model.coef_[0, 0]), float(model.intercept_[0])]
 
