@@ -70,7 +70,7 @@ class Settings:
     layers: int = 3  # and its own
     rounds: int = 2
     pairs: int = 50_000  # of each round
-    settled: int = 60_000  # of each of two more, over all relations, when the trees are made
+    settled: int = 30_000  # of each of two more, over all relations, when the trees are made
     batch: int = 64
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
