@@ -100,7 +100,9 @@ def test_the_folder_loads_with_no_network_and_only_the_pair_model_moved(made, st
 
 
 def test_the_start_is_kept_where_no_round_is_better(settings, start, monkeypatch):
-    monkeypatch.setattr(fine_tuning._State, "add", lambda self, round, mark, weights: self.epochs.append(-1.0))
+    monkeypatch.setattr(
+        fine_tuning._State, "add", lambda self, round, mark, weights: self.epochs.append(-1.0)
+    )
     result = fine_tune(replace(settings, rounds=1, pairs=32))
     assert result.best == 0
     assert "whose weights were kept" in " ".join(result.notes)
@@ -142,7 +144,10 @@ def test_general_questions_are_halved_and_scored(settings, tmp_path):
 
 def test_rows_of_one_edit_are_joined_and_repeats_counted(tmp_path):
     rows = [example(n) for n in range(12)]
-    rows += [rows[0], {**rows[1], "in_scope": ["Tell me the town where Bo Lind was born"], "out_of_scope": []}]
+    rows += [
+        rows[0],
+        {**rows[1], "in_scope": ["Tell me the town where Bo Lind was born"], "out_of_scope": []},
+    ]
     found = read_examples([str(written(tmp_path / "a.jsonl", rows))])
     assert len(found.cases) == 12
     assert len(found.cases[1].queries) == 8
@@ -263,7 +268,9 @@ def test_a_loss_that_is_no_number_leaves_a_good_checkpoint(settings, monkeypatch
     loss_of = PairTraining.loss_of
     with monkeypatch.context() as patch:
         patch.setattr(
-            PairTraining, "loss_of", lambda self, some: loss_of(self, some) * (float("nan") if self.step == 24 else 1)
+            PairTraining,
+            "loss_of",
+            lambda self, some: loss_of(self, some) * (float("nan") if self.step == 24 else 1),
         )
         assert "the loss of step 24 is no number" in refused(settings)
     result = fine_tune(replace(settings, rate=1e-3))  # from step 20, with a smaller rate

@@ -22,7 +22,12 @@ def tiny_encoder(folder: Path):
 
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(SHIPPED / "tokenizer.json", folder / "tokenizer.json")
-    config = {"hidden_size": DIM, "num_attention_heads": 2, "num_hidden_layers": LAYERS, "layer_norm_eps": 1e-12}
+    config = {
+        "hidden_size": DIM,
+        "num_attention_heads": 2,
+        "num_hidden_layers": LAYERS,
+        "layer_norm_eps": 1e-12,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     made = torch.Generator().manual_seed(5)
 
