@@ -61,8 +61,14 @@ def test_the_bank_leaves_out_the_held_out_relations(public, relations):
 
 
 def test_forms_are_told_apart_by_their_marks():
-    block = ["person | shoe size | ", "What is [X]'s shoe size?", "Name [X]'s shoe size.", "[X] wears size",
-             "+ [X] shoe size", "= Does [X] wear [Y]?", "~ Who sells [X]'s size?", "< Who wears [Y]?", "! Who is [X]?"]  # fmt: skip
+    block = ["person | shoe size | ", "What is [X]'s shoe size?", "Name [X]'s shoe size.", "[X] wears size"]
+    block += [
+        "+ [X] shoe size",
+        "= Does [X] wear [Y]?",
+        "~ Who sells [X]'s size?",
+        "< Who wears [Y]?",
+        "! Who is [X]?",
+    ]
     relation = scope_bank._relation(block, {}, Path("x.txt"))
     assert (relation.kind, relation.name, relation.key) == ("person", "shoe size", "person shoe size")
     assert relation.asks == (
