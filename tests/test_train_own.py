@@ -63,7 +63,6 @@ def stopping_at(monkeypatch, step: int) -> None:
 def refused(settings: FineTuning, fresh: bool = False) -> str:
     with pytest.raises(MemeditError) as caught:
         fine_tune(settings, fresh)
-    assert not settings.out.exists() or (settings.out / "scope.json").exists()
     return str(caught.value)
 
 
@@ -151,8 +150,8 @@ def test_rows_of_one_edit_are_joined_and_repeats_counted(tmp_path):
     found = read_examples([str(written(tmp_path / "a.jsonl", rows))])
     assert len(found.cases) == 12
     assert len(found.cases[1].queries) == 8
-    assert found.repeated == 8  # seven of the first row, and the own prompt of the second
-    assert "8 of the queries" in found.notes[0]
+    assert found.repeated == 9  # seven of the first row; the own prompt and the ripple of the second
+    assert "9 of the queries" in found.notes[0]
 
 
 def test_kinds_tell_what_a_query_has_in_common_with_its_edit(tmp_path):
@@ -217,6 +216,7 @@ def test_bad_examples_are_refused_in_one_sentence(settings, tmp_path, rows, word
     assert words in said
     assert "bad.jsonl" in said
     assert not settings.folder.exists(), "nothing is left behind"
+    assert not settings.out.exists()
 
 
 def test_without_queries_out_of_scope_other_edits_queries_serve(settings, tmp_path):
@@ -333,7 +333,7 @@ def test_another_classifier_decides_by_scope(made, tmp_path):
     with EditMemory.open(tmp_path / "memory", encoder=ScopeClassifier.load(settings.out)) as memory:
         memory.add(Edit(prompt="Zed Ames was born in", target="Oslo", subject="Zed Ames"))
     args = ["route", "Where was Zed Ames born?", "--memory", str(tmp_path / "memory"), "--json"]
-    assert "was encoded by" in command(*args, code=1), "the shipped one has another encoder"
+    command(*args, code=1)  # the shipped one has another encoder
     (route,) = json.loads(command(*args, "--scope", str(settings.out)))
     assert route["nearest"][0]["id"] == 1
     assert "holds no scope classifier" in command(*args, "--scope", str(tmp_path), code=1)

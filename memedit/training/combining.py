@@ -18,7 +18,7 @@ from memedit.combiner import Trees
 from memedit.encoder import Encoder, MiniLM
 from memedit.pairs import PairModel
 from memedit.scope import DEFAULT_RATE, FEATURES, FORMAT, PAIR_FEATURES, TREES, ScopeClassifier
-from memedit.training.cases import IN_SCOPE, Case
+from memedit.training.cases import IN_SCOPE, KINDS, Case
 from memedit.training.worlds import DIRECT, OUT, RIPPLE, UNKNOWN, Pairs, Shelf, Step, candidates, read, worlds
 from memedit.wording import Pair
 
@@ -254,7 +254,10 @@ def recalibrated(
     """
     from importlib.util import find_spec
 
-    if find_spec("sklearn") is None:
+    asked = [query.kind for case in cases for query in case.queries]
+    near_kinds = set(KINDS) - IN_SCOPE - {"ripple", "general"}
+    few = min(sum(kind in some for kind in asked) for some in (IN_SCOPE, near_kinds)) < enough
+    if few or find_spec("sklearn") is None:
         return False
     sizes = sorted({1, min(10, len(cases)), len(cases)})
     seen = worlds(classifier, cases, general, sizes, 5_000, 8, seed)
