@@ -170,7 +170,7 @@ def _run(job: _Job, state: _State, bar: Progress) -> Result:
     if not round:
         notes.append("no round was better than the start, whose weights were kept")
     return Result(
-        job.digest, job.files, _plain(job.settings), job.origin,
+        job.digest, job.files, _plain(job.settings) | {"pairs": job.training.settings.pairs}, job.origin,
         {"learnt": len(learnt), "choosing": len(choosing), "before and after": len(apart)},
         round, state.epochs, calibrated, table(before, late),
         {"before": before.threshold, "after": late.threshold}, job.training.losses, notes,
