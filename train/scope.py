@@ -5,8 +5,8 @@
     accelerate launch -m train.scope                        # the pair model on several GPUs
 
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
-relations; then lenses, trees and calibration are made on the others, which it never saw, as they are met in use; at
-last it learns all of them, and the thresholds for general questions are taken anew.
+relations; then lenses and trees are made on the others, which it never saw, as they are met in use; at last it learns
+these too, and probabilities and thresholds are calibrated on what it still has not seen.
 Beside it: `scope_data.py` reads the public data, `scope_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
 cases together, `scope_encoder.py` has the encoder's files. What users' own trainings share is memedit.training.
 `memedit eval scope` measures the result.
@@ -20,6 +20,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
@@ -29,6 +32,7 @@ import scope_users
 from scope_data import Data
 from scope_encoder import load_encoder, remembering
 
+from memedit.edit import Edit
 from memedit.encoder import MiniLM
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.training import combining
@@ -40,7 +44,11 @@ from memedit.training.progress import Progress
 from memedit.training.worlds import strangers
 from memedit.wording import Pair
 
+if TYPE_CHECKING:
+    import torch
+
 ROOT = Path(__file__).parent.parent
+Weights = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,12 @@ class Settings:
     layers: int = 3  # and its own
     rounds: int = 2
     pairs: int = 50_000  # of each round
-    settled: int = 40_000  # of the last round, over all relations, when trees and calibration are made
+    settled: int = 30_000  # of each of two more, over all relations, when the trees are made
     batch: int = 64
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
     queries: int = 2_500  # for each size
-    ground: int = 40_000  # pairs for each lens
+    ground: int = 12_000  # pairs for each lens
     trees: int = 200
     leaves: int = 12
     limit: int = 0  # cases of each source, for a miniature
@@ -127,45 +135,88 @@ def parts(cases: list[Case], settings: Settings) -> tuple[list[Case], list[Case]
     )
 
 
+@dataclass
+class Job:
+    """What the stages of a training share."""
+
+    settings: Settings
+    classifier: ScopeClassifier
+    learnt: list[Case]  # for the pair model
+    grown: list[Case]  # for the trees
+    apart: list[Case]  # for calibration
+    near: list[tuple[str, Edit, str]]  # see `strangers`
+    questions: tuple[list[str], list[str], list[str]]  # general ones: for trees, calibration, thresholds
+
+    @classmethod
+    def of(cls, settings: Settings) -> Job:
+        """Read, sorted, and with what had to be encoded for that."""
+        cases, general, calibration = gather(Data(settings.data), settings)
+        encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
+        classifier = combining.untrained(encoder, settings.out, settings.lower)
+        learnt, grown, apart = parts(trusted(classifier, cases), settings)
+        rng = random.Random(settings.seed)
+        near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
+        encoder.save()
+        half = len(general) // 2
+        return cls(
+            settings, classifier, learnt, grown, apart, near, (general[:half], general[half:], calibration)
+        )
+
+    @property
+    def shared(self) -> MiniLM:
+        """The encoder whose lower layers the pair model shares."""
+        inner = self.classifier.encoder.encoder  # type: ignore[attr-defined]
+        made = inner if isinstance(inner, MiniLM) else load_encoder("all-MiniLM-L6-v2", SHIPPED)
+        assert isinstance(made, MiniLM)
+        return made
+
+    def rounds(self, bar: Progress) -> Weights:
+        """The pair model on the relations that are for it."""
+        s = self.settings
+        how = PairSettings(s.lower, s.layers, s.rounds, s.pairs, s.batch, s.rate, seed=s.seed)
+        return PairTraining(self.shared, Pool(self.learnt, self.near), s.work / "pair", how).run(bar.loss)
+
+    def lent(self) -> list[Case]:
+        """A quarter of the cases for calibration: half of the cases of half of the relations.
+
+        So the others are, half and half, of relations that the pair model knows by then and of such as it doesn't, as
+        queries are in use.
+        """
+        known = [case for case in self.apart if chance(f"lent {case.relation}") < 0.5]
+        return [case for case in known if chance(f"lent {case.edit.statement}") < 0.5]
+
+    def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
+        """The pair model on all relations but half of those that are for calibration, of which it sees half the cases."""
+        s = self.settings
+        kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.7]
+        pool = Pool([*self.grown, *kept, *self.lent()], self.near)
+        how = PairSettings(s.lower, s.layers, 2, s.settled, s.batch, s.rate * 2 / 3, seed=s.seed)
+        return PairTraining(self.shared, pool, s.work / "settle", how, weights).run(bar.settling)
+
+
 def train(settings: Settings) -> None:
     """The whole job; writes everything that the classifier's folder holds but the card."""
-    cases, general, calibration = gather(Data(settings.data), settings)
-    encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
-    classifier = combining.untrained(encoder, settings.out, settings.lower)
-    cases = trusted(classifier, cases)
-    learnt, grown, apart = parts(cases, settings)
-    rng = random.Random(settings.seed)
-    near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
-    encoder.save()
-    how = PairSettings(
-        settings.lower, settings.layers, settings.rounds, settings.pairs, settings.batch, settings.rate,
+    job = Job.of(settings)
+    classifier, parts_ = job.classifier, (job.learnt, job.grown, job.apart)
+    how = CombinerSettings(
+        settings.sizes, settings.queries, ground=settings.ground, trees=settings.trees, leaves=settings.leaves,
         seed=settings.seed,
     )  # fmt: skip
     with Progress() as bar:
-        shared = (
-            encoder.encoder
-            if isinstance(encoder.encoder, MiniLM)
-            else load_encoder("all-MiniLM-L6-v2", SHIPPED)
-        )
-        weights = PairTraining(shared, Pool(learnt, near), settings.work / "pair", how).run(bar.loss)
-        combining.put_pair_model(classifier, weights, shared)
-        half = len(general) // 2
-        combine = CombinerSettings(
-            settings.sizes, settings.queries, ground=settings.ground, trees=settings.trees, leaves=settings.leaves,
-            seed=settings.seed,
-        )  # fmt: skip
-        questions = (general[:half], general[half:], calibration)
-        combining.combine(classifier, (learnt, grown, apart), questions, combine, bar.step)
-        # Trees and probabilities are settled, on relations that the pair model had not seen. Now it may see them all.
-        more = [case for case in learnt if chance(f"settle {case.edit.statement}") < 0.5]
-        last = replace(how, rounds=1, pairs=settings.settled, rate=settings.rate / 2)
-        everything = Pool([*grown, *apart, *more], near)
-        weights = PairTraining(shared, everything, settings.work / "settle", last, weights).run(bar.settling)
-        combining.put_pair_model(classifier, weights, shared)
+        weights = job.rounds(bar)
+        combining.put_pair_model(classifier, weights, job.shared)
+        unseen = combining.combine(classifier, parts_, job.questions, how, bar.step)
+        # The trees are settled, on relations that the pair model had not seen. Now it may see them all.
+        weights = job.last_rounds(weights, bar)
+        combining.put_pair_model(classifier, weights, job.shared)
+        lent = {case.edit.statement for case in job.lent()}
+        fresh = np.array([edit.statement not in lent for edit in unseen.edit])
+        combining.calibrate(classifier, unseen[fresh], bar.step)
+        facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(
-            classifier, combining.facts(grown, apart, learnt), calibration, combine, bar.step
+            classifier, facts, job.questions[2], how, bar.step
         )
-    encoder.save()
+    classifier.encoder.save()  # type: ignore[attr-defined]
     elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
     about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
     combining.write(classifier, settings.out, weights, about)

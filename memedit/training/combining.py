@@ -42,7 +42,7 @@ class CombinerSettings:
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory
     queries: int = 2_500  # for each size
     nearest: int = 8
-    ground: int = 40_000  # pairs for each lens
+    ground: int = 12_000  # pairs for each lens
     epochs: int = 2  # of the lenses
     trees: int = 200
     leaves: int = 12
@@ -73,8 +73,10 @@ def combine(
     general: Sequence[Sequence[str]],
     settings: CombinerSettings,
     step: Step | None = None,
-) -> None:
+) -> Pairs:
     """Grind the lenses, fit the trees, calibrate; the classifier, which has its pair model, is changed in place.
+
+    Returns the pairs that calibration saw, as the trees that rule out see them.
 
     Args:
         parts: cases for the lenses, for the trees, for calibration; no two share a relation.
@@ -87,23 +89,33 @@ def combine(
     pairs = worlds(classifier, grown, general[0], *shape, step)
     unseen = worlds(classifier, apart, general[1], *shape, step)
     classifier.trees["near"] = fit(pairs, (pairs.label == DIRECT) | (pairs.label == RIPPLE), settings)
-    made["platt"]["near"] = platt(classifier.trees["near"](unseen.table), unseen.label == DIRECT, unseen)
+    made["platt"]["near"] = platt(
+        classifier.trees["near"](unseen.table), unseen.label == DIRECT, unseen, even=False
+    )
     made["gate"] = gate(classifier.trees["near"](unseen.table), unseen)
-    pairs, unseen = read(classifier, pairs, step), read(classifier, unseen, step)
+    pairs = read(classifier, pairs, step)
     for kind, label, of in (
         ("direct", DIRECT, np.arange(len(pairs.label))),
         ("ripple", RIPPLE, pairs.label != DIRECT),
     ):
         some = pairs[of]
         classifier.trees[kind] = fit(some, some.label == label, settings)
-    direct = classifier.trees["direct"](unseen.table)
-    made["platt"]["direct"] = platt(direct, unseen.label == DIRECT, unseen)
-    rest = unseen[unseen.label != DIRECT]
-    made["platt"]["ripple"] = platt(classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest)
-    slope, shift = made["platt"]["direct"]
-    made["thresholds"] = {"floors": floors(slope * direct + shift, unseen)}
+    calibrate(classifier, unseen, step)
     made["thresholds"] |= thresholds(classifier, facts(*parts), general[2], settings, step)
     made["probes"] = classifier.probes()
+    return unseen
+
+
+def calibrate(classifier: ScopeClassifier, unseen: Pairs, step: Step | None = None) -> None:
+    """Platt and the floors, on pairs that neither trees nor pair model learned from."""
+    made = classifier.settings
+    pairs = read(classifier, unseen, step)
+    direct = classifier.trees["direct"](pairs.table)
+    made["platt"]["direct"] = platt(direct, pairs.label == DIRECT, pairs)
+    rest = pairs[pairs.label != DIRECT]
+    made["platt"]["ripple"] = platt(classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest)
+    slope, shift = made["platt"]["direct"]
+    made.setdefault("thresholds", {})["floors"] = floors(slope * direct + shift, pairs)
 
 
 def facts(*parts: Sequence[Case]) -> list[Case]:
@@ -225,14 +237,21 @@ def arrays_of(model: Any) -> Trees:
 # ---------------------------------------------------------------- calibration
 
 
-def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs) -> list[float]:
-    """Slope and shift of the sigmoid that turns scores of unseen relations into probabilities (Platt 1999)."""
+def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs, even: bool = True) -> list[float]:
+    """Slope and shift of the sigmoid that turns scores of unseen relations into probabilities (Platt 1999).
+
+    Args:
+        even: what is in scope and what is not weigh the same: a query that is near enough to be read is as likely as
+            not to concern the edit.
+    """
     from sklearn.linear_model import LogisticRegression
 
     known = pairs.label != UNKNOWN
     if len(np.unique(target[known])) < 2:
         return [1.0, 0.0]
     weights = pairs.weights()[known]
+    for value in (False, True) if even else ():
+        weights[target[known] == value] *= len(weights) / 2 / max(weights[target[known] == value].sum(), 1e-9)
     model = LogisticRegression(C=1e6).fit(scores[known, None], target[known], sample_weight=weights)
     return [float(model.coef_[0, 0]), float(model.intercept_[0])]
 
