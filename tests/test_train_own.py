@@ -22,6 +22,7 @@ from memedit.training.examples import read_examples
 from memedit.training.fine_tuning import FineTuning, fine_tune
 from memedit.training.pair_training import PairTraining
 from memedit.training.progress import Progress
+from memedit.training.recalibrating import recalibrated
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,24 @@ def test_done_already_is_only_shown_again(made, monkeypatch):
     settings, result = made
     monkeypatch.setattr(PairTraining, "run", None)
     assert fine_tune(settings).table == result.table
+
+
+@pytest.mark.parametrize(
+    ("marks", "kept"), [((0.5, 0.6), True), ((0.5, 0.4), False)], ids=["better", "worse"]
+)
+def test_a_calibration_is_made_anew_only_where_it_is_no_worse(made, marks, kept):
+    pytest.importorskip("sklearn")
+    settings, _ = made
+    classifier = ScopeClassifier.load(settings.out)
+    before = json.loads(json.dumps(classifier.settings))
+    cases = read_examples(settings.data).cases
+    assert not recalibrated(classifier, cases, [], 1_000, 1, lambda: 1.0), "too few queries"
+    told = iter(marks)
+    assert recalibrated(classifier, cases, [], 10, 1, lambda: next(told)) is kept
+    assert (classifier.settings["platt"]["direct"] != before["platt"]["direct"]) is kept
+    now, old = classifier.settings["thresholds"]["logits"], before["thresholds"]["logits"]
+    assert (np.array(now) >= np.array(old)).all()
+    assert (classifier.settings == before) is not kept
 
 
 def test_general_questions_are_halved_and_scored(settings, tmp_path):
