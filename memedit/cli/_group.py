@@ -26,7 +26,22 @@ DEFAULT_MEMORY = "indexes/default"
 Callback = Callable[[int, int], None]
 
 
-class Commands(click.Group):
+class Suggesting(click.Group):
+    """A wrong name is answered with near ones."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
+            if near:
+                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
+            raise
+
+
+class Commands(Suggesting):
     """Prints an expected error as one line and exits with 1; a traceback only with --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -45,20 +60,6 @@ class Commands(click.Group):
             fail(
                 f"unexpected {type(error).__name__}: {error}; run `memedit --debug ...` for the traceback, and please report it"
             )
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return super().get_command(ctx, name)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
-            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memedit.cli._group import console, counted, json_option, print_json, print_table
+from memedit.cli._group import Suggesting, console, counted, json_option, print_json, print_table
 from memedit.errors import MemeditError
 
 if TYPE_CHECKING:
     from memedit.training.fine_tuning import FineTuning, Result
 
 
-@click.group()
+@click.group(cls=Suggesting)
 def train() -> None:
     """Train: scope goes on with the scope classifier on your own examples, base makes the small base model.
 

@@ -1,8 +1,8 @@
 """SERAC's two scope classifiers as baselines (Mitchell et al., arXiv 2206.06520, section 3), on MiniLM's six layers.
 
 embedding: p = exp(-|f(query) - f(edit)|^2), where f is the encoder's unit vector times a learned scale; it looks through the
-whole memory. cross: a sigmoid over the first token of [query; edit] read together; it reads the nearest candidates. An edit fires
-from p = .5, as in the paper. `train/serac_scope.py` trains them, on the pairs that the scope classifier learns from.
+whole memory. cross: a sigmoid over the first token of [query; edit] read together; it reads the nearest candidates. An edit
+fires from p = .5, as in the paper. `train/serac_scope.py` trains them, on the pairs that the scope classifier learns from.
 """
 
 from __future__ import annotations
@@ -53,10 +53,7 @@ def embedded(encoder: MiniLM, weights: Weights, texts: Sequence[str]) -> torch.T
 
     rows = [encoding.ids[:TOKENS] for encoding in encoder.tokenizer.encode_batch(list(texts))]
     x, real = _read(encoder, weights, rows)
-    if real is None:
-        mean = x.mean(1)
-    else:
-        mean = (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+    mean = x.mean(1) if real is None else (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)
     return normalize(mean, dim=-1) * weights["scale"]
 
 

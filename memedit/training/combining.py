@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,52 +254,6 @@ def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs, even: bool = Tru
         weights[target[known] == value] *= len(weights) / 2 / max(weights[target[known] == value].sum(), 1e-9)
     model = LogisticRegression(C=1e6).fit(scores[known, None], target[known], sample_weight=weights)
     return [float(model.coef_[0, 0]), float(model.intercept_[0])]
-
-
-def recalibrated(
-    classifier: ScopeClassifier,
-    cases: list[Case],
-    general: list[str],
-    enough: int,
-    seed: int,
-    mark: Callable[[], float],
-) -> bool:
-    """Platt and floors anew, on cases that the pair model did not learn from; not where they are too few, or no better.
-
-    Thresholds for general questions are carried over to the new scale, and never fall.
-
-    Args:
-        enough: queries in scope, and near ones out of it, that are needed. mark: how good the classifier is now.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("sklearn") is None:
-        return False
-    sizes = sorted({1, min(10, len(cases)), len(cases)})
-    seen = worlds(classifier, cases, general, sizes, 5_000, 8, seed)
-    unseen = read(classifier, seen)
-    near = (unseen.label == OUT) & unseen.home
-    if min(len(set(unseen.text[rows])) for rows in (unseen.label == DIRECT, near)) < enough:
-        return False
-    settings, first = classifier.settings, mark()
-    old = {name: json.loads(json.dumps(settings[name])) for name in ("platt", "thresholds")}
-    direct = classifier.trees["direct"](unseen.table)
-    slope, shift = platt(direct, unseen.label == DIRECT, unseen)
-    settings["platt"]["direct"] = [slope, shift]
-    rest = unseen[unseen.label != DIRECT]
-    if len(set(rest.text[rest.label == RIPPLE])) >= enough:
-        settings["platt"]["ripple"] = platt(
-            classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest
-        )
-    before = old["platt"]["direct"]
-    logits = np.array(old["thresholds"]["logits"])
-    moved = slope * (logits - before[1]) / before[0] + shift
-    settings["thresholds"]["logits"] = np.maximum(logits, moved).tolist()
-    settings["thresholds"]["floors"] = floors(slope * direct + shift, unseen)
-    if slope <= 0 or mark() < first:
-        settings.update(old)
-        return False
-    return True
 
 
 def gate(near: np.ndarray, pairs: Pairs) -> float:

@@ -18,6 +18,9 @@ from memedit.subjects import content, find
 from memedit.training.cases import IN_SCOPE, Case, Query, chance
 from memedit.wording import asked_by, names
 
+FEW_REFUSED = (
+    0.01  # public sets hold a few records that are no edits; of more, something is wrong with the file
+)
 FEWEST = 10  # edits; of fewer, none could be held apart
 HOW = '{"prompt": ..., "target": ..., "in_scope": [...], "out_of_scope": [...]}'
 NEAR = ("same_subject", "neighbour", "swapped")
@@ -120,11 +123,13 @@ def unchanged(files: dict[str, str]) -> None:
 
 
 def _read(path: str, format: str | None, known: dict[str, _Known], out: Examples) -> None:
+    taken, refused = 0, []
     for place, record in read_placed(path, format)[1]:
         where = f"{path} {place}"
         if isinstance(record, DataError):
-            reason = str(record).removeprefix(f"{place}: ")
-            raise DataError(f"{where}: {reason}; mend the record or take it out")
+            refused.append(f"{where}: {str(record).removeprefix(f'{place}: ')}")
+            continue
+        taken += 1
         for number, edit in enumerate(record.edits):
             queries = _queries(record, number, edit, where)
             key = plain(edit.prompt or edit.statement)
@@ -135,6 +140,11 @@ def _read(path: str, format: str | None, known: dict[str, _Known], out: Examples
                 out.repeated += 1
             for query in queries:
                 _take(one, query, where, out)
+    if len(refused) > FEW_REFUSED * (taken + len(refused)):
+        more = f" (and {len(refused) - 1:,} more such records)" if len(refused) > 1 else ""
+        raise DataError(f"{refused[0]}; mend the record or take it out{more}")
+    if refused:
+        out.notes.append(f"{len(refused):,} records were left out, the first: {refused[0]}")
 
 
 def _take(one: _Known, query: Query, where: str, out: Examples) -> None:

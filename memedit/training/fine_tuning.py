@@ -24,13 +24,14 @@ from memedit.errors import ModelError
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.scope_eval.crowd import Remembered
 from memedit.training.cases import Case, chance
-from memedit.training.combining import put_pair_model, recalibrated
+from memedit.training.combining import put_pair_model
 from memedit.training.examples import Examples, general_of, read_examples, sha256, unchanged
 from memedit.training.folder import check_out, put_folder
 from memedit.training.measure import Scores, Trial, table
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining, processes, put_file
 from memedit.training.progress import Progress
+from memedit.training.recalibrating import recalibrated
 from memedit.training.worlds import strangers
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _run(job: _Job, state: _State, bar: Progress) -> Result:
     if not round:
         notes.append("no round was better than the start, whose weights were kept")
     return Result(
-        job.digest, job.files, _plain(job.settings), job.origin,
+        job.digest, job.files, _plain(job.settings) | {"pairs": job.training.settings.pairs}, job.origin,
         {"learnt": len(learnt), "choosing": len(choosing), "before and after": len(apart)},
         round, state.epochs, calibrated, table(before, late),
         {"before": before.threshold, "after": late.threshold}, job.training.losses, notes,

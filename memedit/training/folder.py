@@ -20,6 +20,8 @@ ENCODER = (
     "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 )  # fmt: skip
 
+SHOWN = ("rounds", "pairs", "batch", "rate", "held_out", "seed")  # settings on the card
+
 
 def check_out(out: Path, start: Path, work: Path) -> None:
     """Refuse, before any work, a folder that must not be written to.
@@ -104,7 +106,7 @@ def card(result: Mapping[str, Any], curve: bool) -> str:
     t = result["threshold"]
     lines += ["", "All the user's edits in memory; at the classifier's own threshold "
               f"({t['before']:.3f} before, {t['after']:.3f} after). Nothing was tuned on these edits.", ""]  # fmt: skip
-    lines += ["## Training", "", *(f"- {name}: {value}" for name, value in s.items()), ""]
+    lines += ["## Training", "", *(f"- {name}: {s[name]}" for name in SHOWN), ""]
     marks = ", ".join(f"{mark:.4f}" for mark in result["epochs"])
     lines += [f"Marks of the rounds on the edits that they were chosen by, the start's first: {marks}. "
               f"Kept: round {result['best']}. "
@@ -114,8 +116,8 @@ def card(result: Mapping[str, Any], curve: bool) -> str:
     return "\n".join(lines)
 
 
-def _percent(value: float) -> str:
-    return "" if value != value else f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
 
 
 def _draw(result: Mapping[str, Any], path: Path) -> bool:

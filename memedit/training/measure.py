@@ -119,11 +119,12 @@ def table(before: Scores, after: Scores) -> list[dict[str, Any]]:
     for kind, says in SAYS.items():
         if kind in before.rates:
             count = before.queries[kind.removesuffix("_found")]
-            row = {"kind": kind, "what": says, "queries": count}
+            row: dict[str, Any] = {"kind": kind, "what": says, "queries": count}
             out.append({**row, "before": before.rates[kind], "after": after.rates[kind]})
     total = sum(before.queries.values())
     row = {"kind": "balanced", "what": "balanced", "queries": total}
-    return [*out, {**row, "before": before.balanced, "after": after.balanced}]
+    both = {"before": before.balanced, "after": after.balanced}
+    return [*out, {**row, **{k: None if math.isnan(v) else v for k, v in both.items()}}]
 
 
 def _soft(asked: Asked) -> float:

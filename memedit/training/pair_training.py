@@ -321,7 +321,8 @@ def processes() -> tuple[int, int]:
     """The number of this process, and how many `accelerate launch` started; (0, 1) without."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return 0, 1
+    import torch
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # it does not see by itself that there is no GPU
     return state.process_index, state.num_processes
