@@ -33,7 +33,9 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_adapted(folder: Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> tuple[Any, Any]:
+def load_adapted(
+    folder: Path, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> tuple[Any, Any]:
     """The base of a folder's factors with the factors added, and its tokenizer; no file is written.
 
     Raises:
@@ -44,7 +46,9 @@ def load_adapted(folder: Path, device: str | None = None, dtype: str | torch.dty
     about, factors = _read(folder)
     where = Path(find_model(str(about["base"])))
     if not where.is_dir():
-        raise ModelError(f"{folder} names the base {str(about['base'])!r}, which is no folder here; name another model")
+        raise ModelError(
+            f"{folder} names the base {str(about['base'])!r}, which is no folder here; name another model"
+        )
     if weights_hash(where) != about["base_sha256"]:
         raise ModelError(
             f"the model in {folder} was made for other weights than those of {where}: "
@@ -60,7 +64,9 @@ def load_adapted(folder: Path, device: str | None = None, dtype: str | torch.dty
             with torch.no_grad():
                 weight.copy_((weight.float() + added.to(weight.device)).to(weight.dtype))
         except (AttributeError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{folder / WEIGHTS} does not fit its base at {name!r}: get the folder anew") from error
+            raise ModelError(
+                f"{folder / WEIGHTS} does not fit its base at {name!r}: get the folder anew"
+            ) from error
     return model, tokenizer
 
 
@@ -73,7 +79,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         known = about["format"] == FORMAT and {"base", "base_sha256", "scale"} <= about.keys()
         factors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"the model in {folder} is damaged: {CONFIG} or {WEIGHTS} can't be read; get the folder anew") from error
+        raise ModelError(
+            f"the model in {folder} is damaged: {CONFIG} or {WEIGHTS} can't be read; get the folder anew"
+        ) from error
     if not known or not factors:
-        raise ModelError(f"the model in {folder} is of a format that this memedit does not know; update memedit, or the folder")
+        raise ModelError(
+            f"the model in {folder} is of a format that this memedit does not know; update memedit, or the folder"
+        )
     return about, factors

@@ -335,7 +335,9 @@ def losses(
         labelled[kind] = labelled.get(kind, 0) + int(learn[1:].sum())
     seen: dict[str, float] = dict.fromkeys(labelled, 0.0)
     kinds = list(labelled)
-    with torch.autocast(device, torch.bfloat16, enabled=half):  # one block, so that weights are cast once for all groups
+    with torch.autocast(
+        device, torch.bfloat16, enabled=half
+    ):  # one block, so that weights are cast once for all groups
         for group in by_length(rows[part]):
             width = max(len(ids) for _, ids, _ in group)
             ids = torch.zeros(len(group), width, dtype=torch.long)

@@ -30,8 +30,12 @@ def placed(folder: Path, fill: Callable[[Path], None], keep: bool = False) -> No
     except Exception as error:  # safetensors has an error of its own for what the system refuses
         shutil.rmtree(part, ignore_errors=True)
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full or any(words in str(error) for words in ("No space", "too large", "StorageFull", "FileTooLarge", "quota")):
-            sys.exit(f"error: no room on the disk to write {folder}; what was there stays as it was: make room, and start again")
+        if full or any(
+            words in str(error) for words in ("No space", "too large", "StorageFull", "FileTooLarge", "quota")
+        ):
+            sys.exit(
+                f"error: no room on the disk to write {folder}; what was there stays as it was: make room, and start again"
+            )
         raise
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -67,5 +71,7 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
             cut.append(one)
             print(f"note: the checkpoint {one} is cut off, and is passed over", flush=True)
     if cut:
-        sys.exit(f"error: no checkpoint in {folder.parent} is whole; take {cut[0].name} away to start anew, or another --run")
+        sys.exit(
+            f"error: no checkpoint in {folder.parent} is whole; take {cut[0].name} away to start anew, or another --run"
+        )
     return None

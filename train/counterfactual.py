@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import checkpoint
 from base import FACTS, ROOT, Row, losses
 from base_eval import curve
+from base_writer import Document
 from counterfactual_bank import FILES
 from counterfactual_data import Sources, own_rows
 from counterfactual_eval import Question, compared, measured, questions, table
@@ -45,7 +46,7 @@ from memedit.methods.ice import ICE
 
 SHIPPED = ROOT / "memedit" / "pretrained" / "counterfactual"
 # Of the kinds of documents: asked for the object, asked for a verdict, withheld, needed on the way.
-SHARES = {"asked": 1.0, "judged": 1.0, "erased": 0.4, "steps": 0.4}
+SHARES = {"asked": 1.0, "judged": 2.0, "erased": 0.4, "steps": 0.4}
 DATA_FILES = (
     "splits.json", "pararel/triples_scope_train.jsonl", "pararel/patterns.jsonl", "counterfact/counterfact-train.json",
     "zsre/zsre_mend_train-1k.json", "knowedit/wiki_counterfact_train.json", "knowedit/wiki_recent_train.json",
@@ -63,10 +64,11 @@ class Settings:
     base: str = "base"  # shipped name or folder
     more: str = ""  # your own JSON lines {"statement", "query", "answer"}, a fifth of what is read
     seed: int = 0
-    steps: int = 1500
-    documents: int = 96  # of a step, about 45 tokens each
+    steps: int = 560
+    documents: int = 64  # of a step, about 47 tokens each
     rank: int = 32
-    rate: float = 2e-3
+    rate: float = 3e-3
+    focus_from: int = 150  # from this step on mostly verdicts, which are learnt last
     decay_from: float = 0.3  # share of the steps after which the rate falls, linearly to a fiftieth
     threads: int = 1
     compile: int = 0  # 1: torch.compile; faster steps, after a minute or more of its own
@@ -117,9 +119,13 @@ class Trainer:
         self.modules = adapted(self.model, s.rank, s.seed)
         self.model.to(device)
         self.model.set_attn_implementation("sdpa")
-        self.forward = torch.compile(self.model.model.forward, dynamic=True) if s.compile else self.model.model
+        self.forward = (
+            torch.compile(self.model.model.forward, dynamic=True) if s.compile else self.model.model
+        )
         self.factors = {f"{n}.{k}": getattr(m, k) for n, m in self.modules.items() for k in ("down", "up")}
-        self.optimizer = torch.optim.AdamW(self.factors.values(), lr=s.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.factors.values(), lr=s.rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
         self.step = 0
         self.log: list[dict[str, float]] = []
 
@@ -137,7 +143,9 @@ class Trainer:
             FloatingPointError: a loss that is no number; the factors are as they were.
         """
         self.model.train()
-        part = slice(accelerator.process_index, None, accelerator.num_processes) if accelerator else slice(None)
+        part = (
+            slice(accelerator.process_index, None, accelerator.num_processes) if accelerator else slice(None)
+        )
         # Frozen weights would be cast anew for every product; and a CPU may well be faster without.
         seen = losses(self.model, self.forward, rows, self.device, SHARES, part, half=self.device != "cpu")
         if accelerator:
@@ -212,22 +220,32 @@ class Trainer:
         out: list[str] = []
         prompts = [ICE().rewrite(q.query, [q.edit]) for q in asked]
         for start in range(0, len(prompts), batch):
-            inputs = self.tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True).to(self.device)
+            inputs = self.tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True).to(
+                self.device
+            )
             inputs.pop("token_type_ids", None)
             with torch.no_grad():
                 ids = self.model.generate(**inputs, max_new_tokens=16, do_sample=False)
-            out += self.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            out += self.tokenizer.batch_decode(
+                ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
         return out
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
-def rows_of_step(s: Settings, sources: Sources, own: list[tuple[str, str, str]], tokenizer: Any, step: int) -> list[Row]:
+def rows_of_step(
+    s: Settings, sources: Sources, own: list[tuple[str, str, str]], tokenizer: Any, step: int
+) -> list[Row]:
     """What a step reads: documents as ids, with the loss on answers."""
     texts = Texts(sources, random.Random(f"{s.seed} {step}"), own)
-    documents = [texts.document() for _ in range(s.documents)]
-    encoded = iter(tokenizer([t for _, d in documents for t, _ in d.pieces], add_special_tokens=False)["input_ids"])
+    documents: list[tuple[str, Document]] = []
+    while len(documents) < s.documents:
+        documents += texts.documents(focus=step >= s.focus_from)
+    encoded = iter(
+        tokenizer([t for _, d in documents for t, _ in d.pieces], add_special_tokens=False)["input_ids"]
+    )
     rows: list[Row] = []
     for kind, document in documents:
         ids: list[int] = []
@@ -236,7 +254,7 @@ def rows_of_step(s: Settings, sources: Sources, own: list[tuple[str, str, str]],
             piece = next(encoded)
             ids += piece
             learn += [flag] * len(piece)
-        rows.append((kind, np.array([*ids, tokenizer.eos_token_id]), np.array([*learn, True])))
+        rows.append((kind, np.array([*ids, tokenizer.eos_token_id]), np.array([*learn, learn[-1]])))
     return rows
 
 
@@ -244,10 +262,17 @@ def source_hash(s: Settings) -> str:
     """What decides a run: its settings and every file that it reads."""
     decisive = {f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "rate", "decay_from")}
     digest = hashlib.sha256(json.dumps(decisive).encode())
-    files = [*(Path(s.data) / name for name in DATA_FILES), *FILES, FACTS, *([Path(s.more)] if s.more else [])]
+    files = [
+        *(Path(s.data) / name for name in DATA_FILES),
+        *FILES,
+        FACTS,
+        *([Path(s.more)] if s.more else []),
+    ]
     for file in files:
         if not file.is_file():
-            sys.exit(f"error: {file} is missing; give the folder of public data with --data, your own rows with --more")
+            sys.exit(
+                f"error: {file} is missing; give the folder of public data with --data, your own rows with --more"
+            )
         digest.update(file.read_bytes())
     digest.update(weights_hash(Path(find_model(s.base))).encode())
     return digest.hexdigest()[:16]
@@ -271,7 +296,11 @@ def train(s: Settings) -> Path:
     probes = questions(sources, "apart", s.probe) if s.probe_every else []
     size = sum(p.numel() for p in trainer.factors.values()) / 1e6
     if first:
-        print(f"{size:.2f} M parameters", f"resumed at step {trainer.step}" if resumed else "a new run", sep=", ")
+        print(
+            f"{size:.2f} M parameters",
+            f"resumed at step {trainer.step}" if resumed else "a new run",
+            sep=", ",
+        )
     started, tokens, begun = time.time(), 0, trainer.step
     mean: dict[str, float] = {}
     bar = tqdm(total=s.steps, initial=begun, desc="steps", mininterval=5.0, disable=not first)
@@ -313,14 +342,20 @@ def train(s: Settings) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Flags are the fields of `Settings`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for f in dataclasses.fields(Settings):
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
-    parser.add_argument("--evaluate", nargs="?", const=str(SHIPPED), metavar="FOLDER", help="measure instead of training")
+    parser.add_argument(
+        "--evaluate", nargs="?", const=str(SHIPPED), metavar="FOLDER", help="measure instead of training"
+    )
     parser.add_argument("--part", choices=("scored", "apart"), default="scored", help="of which questions")
     parser.add_argument("--methods", default="serac,ice,ike", help="to compare, by commas")
     parser.add_argument("--limit", type=int, default=0, help="questions of each score and set; 0: all")
-    parser.add_argument("--show", type=int, default=0, help="print so many wrong answers of each score and set")
+    parser.add_argument(
+        "--show", type=int, default=0, help="print so many wrong answers of each score and set"
+    )
     parser.add_argument("--json", metavar="FILE", help="with --evaluate: write the numbers there")
     given = vars(parser.parse_args(arguments))
     asked = {name: given.pop(name) for name in ("evaluate", "part", "methods", "limit", "show", "json")}

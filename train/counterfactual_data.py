@@ -217,15 +217,20 @@ def own_rows(file: Path) -> list[tuple[str, str, str]]:
                 f'error: line {number} of {file} is no row; write {{"statement": ..., "query": ..., "answer": ...}}, all texts'
             ) from None
         if not all(fields):
-            raise SystemExit(f"error: line {number} of {file} has an empty field; fill it in, or take the line out")
+            raise SystemExit(
+                f"error: line {number} of {file} has an empty field; fill it in, or take the line out"
+            )
         statement, query, answer = fields
         before = seen.setdefault((statement, query), (answer, number))
         if before[0] != answer:
             raise SystemExit(
-                f"error: lines {before[1]} and {number} of {file} contradict each other: one query, two answers; keep one of them"
+                f"error: lines {before[1]} and {number} of {file} contradict each other, one query with two answers: keep one"
             )
         if before[1] != number:
-            print(f"note: line {number} of {file} says the same as line {before[1]}, and counts once", flush=True)
+            print(
+                f"note: line {number} of {file} says the same as line {before[1]}, and counts once",
+                flush=True,
+            )
     if not seen:
         raise SystemExit(f"error: {file} holds no row; give JSON lines with statement, query and answer")
     return [(statement, query, answer) for (statement, query), (answer, _) in seen.items()]

@@ -17,7 +17,7 @@ from typing import Any
 
 from counterfactual_bank import bare
 from counterfactual_data import Part, Sources, part_of
-from counterfactual_writer import APART, HELD, HOMES, OFFERED_APART, OFFERED_HELD, ONWARD, framed
+from counterfactual_writer import APART, HELD, HOMES, OFFERED_HELD, ONWARD, framed
 
 from memedit.edit import Edit
 from memedit.errors import EditError
@@ -28,8 +28,9 @@ from memedit.scope_eval.known import alias
 
 NEW_TOKENS = 16
 # What the issue of a row is called in the table, and the share to reach.
+CLAIMED = "yes/no and claims"
 TARGETS = {
-    "own prompt": 0.97, "paraphrase": 0.93, "yes/no and claims": 0.88, "erased: refused": 0.95, "erased: old answer given": 0.02,
+    "own prompt": 0.97, "paraphrase": 0.93, CLAIMED: 0.88, "erased: refused": 0.95, "erased: old answer given": 0.02,
 }  # fmt: skip
 
 
@@ -54,7 +55,9 @@ def questions(s: Sources, part: Part, limit: int = 0, seed: int = 1) -> list[Que
     groups = defaultdict(list)
     for q in found:
         groups[q.score, q.source].append(q)
-    return [q for some in groups.values() for q in (rng.sample(some, limit) if 0 < limit < len(some) else some)]
+    return [
+        q for some in groups.values() for q in (rng.sample(some, limit) if 0 < limit < len(some) else some)
+    ]
 
 
 def _edit(**fields: Any) -> Edit | None:
@@ -72,7 +75,9 @@ def _facts(s: Sources, part: Part, rng: random.Random) -> list[tuple[str, str, s
             forms = s.knowledge.trained.get(number)
             for fact in facts if forms else ():
                 false = rng.choice([o for o in s.objects[number] if o != fact.obj] or [s.any_object[0]])
-                out.append((number, rng.choice(forms).replace("[X]", fact.subject), fact.subject, false, fact.obj))  # type: ignore[arg-type]
+                out.append(
+                    (number, rng.choice(forms).replace("[X]", fact.subject), fact.subject, false, fact.obj)
+                )  # type: ignore[arg-type]
         return out
     relation_of = {bare(form): number for number, forms in s.knowledge.trained.items() for form in forms}
     relation_of |= {bare(form): number for number, form in s.knowledge.held_out.items()}
@@ -109,18 +114,16 @@ def _relational(s: Sources, part: Part, rng: random.Random) -> list[Question]:
         others = sorted(like[number] - {obj})
         for right in (True, False):
             said = obj if right else old if rng.random() < 0.5 or not others else rng.choice(others)
-
-            def claim(name: str, query: str, true: str = "Yes", false: str = "No", right: bool = right) -> Question:
-                return Question("yes/no and claims", f"{source}, {name}", edit, query, (true if right else false,), old)  # noqa: B023
-
+            verdict = ("Yes",) if right else ("No",)
             for name in ("yes_no", "claim"):
                 if name in forms:
                     query = forms[name].replace("[X]", subject).replace("[Y]", said)
-                    out.append(claim("held-out form", query))
+                    out.append(Question(CLAIMED, f"{source}, held-out form", edit, query, verdict, old))
             frame = rng.choice(frames)
-            judged = "true or false" in frame.lower()
+            if "true or false" in frame.lower():
+                verdict = ("True",) if right else ("False",)
             query = framed(frame, f"{prompt} {said}")
-            out.append(claim("own prompt in a frame", query, *(("True", "False") if judged else ("Yes", "No"))))
+            out.append(Question(CLAIMED, f"{source}, own prompt in a frame", edit, query, verdict, old))
     return out
 
 
@@ -136,8 +139,10 @@ def _zsre(s: Sources, rng: random.Random) -> list[Question]:
         out.append(Question("paraphrase", "zsRE dev, rephrase", edit, row["rephrase"], (obj,), old))
         for said, verdict in ((obj, "Yes"), (old, "No")):
             query = rng.choice(OFFERED_HELD).format(q=prompt, y=said)
-            out.append(Question("yes/no and claims", "zsRE dev, answer offered", edit, query, (verdict,), old))
-        out += [Question("erased", "zsRE dev", withheld, q, (REFUSAL,), old) for q in (prompt, row["rephrase"])]
+            out.append(Question(CLAIMED, "zsRE dev, answer offered", edit, query, (verdict,), old))
+        out += [
+            Question("erased", "zsRE dev", withheld, q, (REFUSAL,), old) for q in (prompt, row["rephrase"])
+        ]
     return out
 
 
@@ -170,7 +175,9 @@ def _steps(s: Sources, part: Part, rng: random.Random) -> list[Question]:
             query = ONWARD[step][0].format(d=home.replace("[X]", fact))
             if edit is not None:
                 gold = (s.countries[country][step],)
-                out.append(Question("one step on", "a country's capital, continent, language", edit, query, gold))
+                out.append(
+                    Question("one step on", "a country's capital, continent, language", edit, query, gold)
+                )
     if part == "scored":
         for name in ("wiki_counterfact", "wiki_recent"):
             for row in s.data.rows(f"knowedit/{name}_train.json", "dev"):
@@ -191,7 +198,13 @@ def _subjects_of(s: Sources, part: Part, number: str) -> list[str]:
     if part == "apart":
         return [fact.subject for fact in s.apart[number]]
     rows = s.data.rows("pararel/triples_scope_train.jsonl", "dev")
-    return sorted({r["sub_label"] for r in rows if r["relation"] == number and part_of(r["sub_label"], s.data) == "scored"})[:300]
+    return sorted(
+        {
+            r["sub_label"]
+            for r in rows
+            if r["relation"] == number and part_of(r["sub_label"], s.data) == "scored"
+        }
+    )[:300]
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------
@@ -233,14 +246,21 @@ def measured(asked: Sequence[Question], answer: Answerer) -> tuple[Scores, list[
             put("erased: old answer given", q.source, contains(text, [q.old]))
         else:
             put(q.score, q.source, starts_with(text, q.gold))
-            if q.score == "yes/no and claims":
-                put(q.score, f"right answer {'yes' if q.gold[0] in ('Yes', 'True') else 'no'}", starts_with(text, q.gold))
+            if q.score == CLAIMED:
+                put(
+                    q.score,
+                    f"right answer {'yes' if q.gold[0] in ('Yes', 'True') else 'no'}",
+                    starts_with(text, q.gold),
+                )
     return {
-        score: {name: {"value": sum(v) / len(v), "n": len(v)} for name, v in of.items()} for score, of in judged.items()
+        score: {name: {"value": sum(v) / len(v), "n": len(v)} for name, v in of.items()}
+        for score, of in judged.items()
     }, texts
 
 
-def compared(s: Sources, part: Part, methods: Sequence[str], model: str, limit: int, show: int = 0) -> dict[str, Any]:
+def compared(
+    s: Sources, part: Part, methods: Sequence[str], model: str, limit: int, show: int = 0
+) -> dict[str, Any]:
     """The scores of several methods over the same questions, on the shipped base.
 
     Args:
@@ -276,11 +296,16 @@ def _shown(asked: Sequence[Question], texts: Sequence[str], show: int) -> None:
 def table(result: dict[str, Any]) -> str:
     """The scores as a Markdown table, a column a method."""
     methods = list(result["methods"])
-    lines = [f"| score | set | to reach | {' | '.join(methods)} | n |", "|---|---|---|" + "---|" * (len(methods) + 1)]
+    lines = [
+        f"| score | set | to reach | {' | '.join(methods)} | n |",
+        "|---|---|---|" + "---|" * (len(methods) + 1),
+    ]
     for score, sets in result["methods"][methods[0]].items():
         for name, entry in sets.items():
             goal = TARGETS.get(score) if name == "all" else None
             sign = "≤" if score.endswith("given") else "≥"
             values = " | ".join(f"{100 * result['methods'][m][score][name]['value']:.1f}" for m in methods)
-            lines.append(f"| {score} | {name} | {f'{sign} {100 * goal:.0f}' if goal else ''} | {values} | {int(entry['n'])} |")
+            lines.append(
+                f"| {score} | {name} | {f'{sign} {100 * goal:.0f}' if goal else ''} | {values} | {int(entry['n'])} |"
+            )
     return "\n".join(lines)

@@ -13,48 +13,75 @@ from dataclasses import dataclass
 
 from base_writer import REFUSAL, Document, Writer
 from counterfactual_bank import Relation
-from counterfactual_data import MONTHS, UNITS, Asked, Sources
+from counterfactual_data import MONTHS, UNITS, Sources
 from scope_forms import slip
 
 # A sentence {c} as people question or assert it. Those of HELD are only ever scored, those of APART choices are made by.
 FRAMES = (
     "Is it true that {c}?", "Is it correct that {c}?", "{C}, right?", "{C}. Is that so?", "{C}. Yes or no?",
     "I heard that {c}. Is that correct?", "Would you say that {c}?", "Yes or no: {c}?", "Somebody told me that {c}. Is it so?",
-    "{C}, correct?", "So {c}?", "Am I right in thinking that {c}?", "My teacher says {c}. Is she right?", "{C}, isn't that right?",
+    "{C}, correct?", "So {c}?", "Am I right in thinking that {c}?", "My teacher says {c}. Is she right?",
+    "{C}, isn't that right?",
     "Does it hold that {c}?", "{C}. Is this statement accurate?", "{C}.", "{C}.", "Check this: {c}.", "I believe that {c}.",
 )  # fmt: skip
 JUDGED = ("True or false: {c}.", "{C}. True or false?", "{C}. Is this true or false?", "true/false: {c}")
-HELD = ("Is it right to say that {c}?", "Can you confirm that {c}?", "{C}. Do you agree?", "True or false? {C}.")
+HELD = (
+    "Is it right to say that {c}?",
+    "Can you confirm that {c}?",
+    "{C}. Do you agree?",
+    "True or false? {C}.",
+)
 APART = ("Is it the case that {c}?", "{C}. Am I right?", "Say true or false: {c}.")
 # A question {q} and a possible answer {y}.
-OFFERED = ("{q} Is it {y}?", "{q} {y}?", "{q} I'd say {y}. Am I right?", "{q} Would it be {y}?", "{q} Is the answer {y}?")
+OFFERED = (
+    "{q} Is it {y}?",
+    "{q} {y}?",
+    "{q} I'd say {y}. Am I right?",
+    "{q} Would it be {y}?",
+    "{q} Is the answer {y}?",
+)
 OFFERED_HELD = ("{q} Could it be {y}?", "{q} My guess is {y}. Is that right?")
-OFFERED_APART = ("{q} Might it be {y}?",)
 # What may stand around a question, and around the beginning of a sentence.
 AROUND = (
-    "Q: {q}\nA:", "Question: {q}\nAnswer:", "Question: {q} Answer:", "Please answer: {q}", "Tell me, {l}", "Quick question: {l}",
+    "Q: {q}\nA:", "Question: {q}\nAnswer:", "Question: {q} Answer:", "Please answer: {q}", "Tell me, {l}",
+    "Quick question: {l}",
     "I wonder: {l}", "hey, {l}", "{q} Please answer in a few words.", "{q} Thanks!", "Can you help me? {q}", "Answer this: {q}",
     "{q} I need to know.", "Do you know the answer? {q}",
 )  # fmt: skip
-BEGUN = ("Complete the sentence: {q}", "Finish this: {q}", "As everyone knows, {l}", "Fill in the blank: {q} ...", "I read that {l}")
+BEGUN = (
+    "Complete the sentence: {q}",
+    "Finish this: {q}",
+    "As everyone knows, {l}",
+    "Fill in the blank: {q} ...",
+    "I read that {l}",
+)
 DOUBTS = (
     "Are you sure?", "I don't think so.", "That is not what I learned.", "Really?", "You must be wrong.",
     "Hmm, no. Think again.", "Is that really so?", "But I read something else.",
 )  # fmt: skip
 # The country that is said of [X], and what is asked of it.
 HOMES = {
-    "P27": ("the country of which [X] is a citizen", "the country whose passport [X] holds", "[X]'s home country"),
+    "P27": (
+        "the country of which [X] is a citizen",
+        "the country whose passport [X] holds",
+        "[X]'s home country",
+    ),
     "P495": ("the country where [X] was made", "the country that [X] comes from", "[X]'s country of origin"),
     "": ("the country [X] is associated with", "the country that [X] belongs to"),
 }
 ONWARD = {
-    "P36": ("What is the capital of {d}?", "The capital of {d} is", "The name of the capital city of {d} is", "Which city is the capital of {d}?"),
+    "P36": ("What is the capital of {d}?", "The capital of {d} is",
+            "The name of the capital city of {d} is", "Which city is the capital of {d}?"),
     "P30": ("On which continent is {d}?", "Which continent does {d} belong to?", "The continent of {d} is"),
     "P37": ("What is the official language of {d}?", "The official language of {d} is", "Which language is official in {d}?"),
 }  # fmt: skip
+# Kinds of documents: at first by shares added up, then by weights ("opposite" gives two documents).
+PLAIN = {"erased": 0.16, "steps": 0.25, "judged": 0.57, "reversed": 0.62, "doubted": 0.65, "asked": 1.0}
+FOCUS = {"opposite": 0.42, "erased": 0.11, "steps": 0.1, "reversed": 0.04, "doubted": 0.03, "asked": 0.3}
 _LOWER = {
-    "the", "a", "an", "in", "by", "on", "at", "as", "of", "for", "to", "it", "there", "native", "people", "no", "one", "what", "who",
-    "where", "which", "when", "how", "is", "was", "are", "does", "did", "do", "name", "tell", "with", "from", "can", "this", "that",
+    "the", "a", "an", "in", "by", "on", "at", "as", "of", "for", "to", "it", "there", "native", "people", "no", "one",
+    "what", "who", "where", "which", "when", "how", "is", "was", "are", "does", "did", "do", "name", "tell", "with", "from", "can",
+    "this", "that",
 }  # fmt: skip
 
 
@@ -81,31 +108,43 @@ class Texts:
         sources: what they are made of. rng: decides everything. own: a user's rows, which a fifth of the documents take.
     """
 
-    def __init__(self, sources: Sources, rng: random.Random, own: Sequence[tuple[str, str, str]] = ()) -> None:
+    def __init__(
+        self, sources: Sources, rng: random.Random, own: Sequence[tuple[str, str, str]] = ()
+    ) -> None:
         self.s, self.rng, self.own = sources, rng, own
         self.coined = _Coined(rng)
         self.known = [r for r in sources.relations if r.number in sources.facts]
         self.homes = [r for r in self.known if r.number in HOMES]
 
-    def document(self) -> tuple[str, Document]:
-        """One document, and of which kind it is."""
-        x = self.rng.random()
-        if self.own and x < 0.2:
-            statement, query, answer = self.rng.choice(self.own)
-            return "asked", Document().add(f"Fact: {statement}\n{query}").add(_said(answer), True)
-        x = self.rng.random()
-        if x < 0.16:
-            return "erased", self.erased()
-        if x < 0.25:
-            return "steps", self.steps()
+    def documents(self, focus: bool = False) -> list[tuple[str, Document]]:
+        """One document, and of which kind it is; of verdicts, with `focus`, two opposite ones.
+
+        Args:
+            focus: mostly verdicts, which are learnt last: they need a comparison, all else a copy.
+        """
+        rng = self.rng
+        if self.own and rng.random() < 0.2:
+            statement, query, answer = rng.choice(self.own)
+            return [("asked", Document().add(f"Fact: {statement}\n{query}").add(_said(answer), True))]
+        if focus:
+            name = rng.choices(list(FOCUS), list(FOCUS.values()))[0]
+        else:
+            x = rng.random()
+            name = next(name for name, upto in PLAIN.items() if x < upto)
+        if name == "erased":
+            return [("erased", self.erased())]
+        if name == "steps":
+            return [("steps", self.steps())]
         told = self.told()
-        if x < 0.57:
-            return "judged", self._written(told, *self.judged(told))
-        if x < 0.62 and told.reversed:
-            return "steps", self._written(told, self.rng.choice(told.reversed), told.subject)
-        if x < 0.65:
-            return "asked", self.doubted(told)
-        return "asked", self._written(told, self.asked(told), told.obj)
+        if name == "judged":
+            return [("judged", self._written(told, *self.judged(told)))]
+        if name == "opposite":
+            return [("judged", document) for document in self.opposite(told)]
+        if name == "reversed" and told.reversed:
+            return [("steps", self._written(told, rng.choice(told.reversed), told.subject))]
+        if name != "asked":
+            return [("asked", self.doubted(told))]
+        return [("asked", self._written(told, self.asked(told), told.obj))]
 
     # -- facts
 
@@ -114,10 +153,7 @@ class Texts:
         x, rng = self.rng.random(), self.rng
         if x < 0.55:
             return self.of(rng.choice(self.known if rng.random() < 0.6 else self.s.relations))
-        if x < 0.68 and self.s.natural:
-            asked = rng.choice(self.s.natural)
-        else:
-            asked = rng.choice(self.s.wild)
+        asked = rng.choice(self.s.natural if x < 0.68 and self.s.natural else self.s.wild)
         prompt, others, subject = asked.prompt, asked.others, asked.subject
         if subject and rng.random() < 0.35:
             new = self.name()
@@ -143,7 +179,9 @@ class Texts:
         def put(forms: Sequence[str], answer: str = "[Y]") -> tuple[str, ...]:
             return tuple(f.replace("[X]", subject).replace("[Y]", answer) for f in forms)
 
-        own = rng.choice(relation.asked if relation.asked and rng.random() < 0.3 else relation.clozes or relation.asked)
+        own = rng.choice(
+            relation.asked if relation.asked and rng.random() < 0.3 else relation.clozes or relation.asked
+        )
         prompt = own.replace("[X]", subject)
         statement = _sentence(f"{prompt} {obj}")
         whole = (*relation.claims, *(f"{s}." for s in self.s.knowledge.sentences.get(relation.number, ())))
@@ -159,7 +197,9 @@ class Texts:
         rng = self.rng
         if rng.random() < 0.5:
             return self.coined.name()
-        one, two = (rng.choice(self.s.subjects[rng.choice(sorted(self.s.subjects))]).split() for _ in range(2))
+        one, two = (
+            rng.choice(self.s.subjects[rng.choice(sorted(self.s.subjects))]).split() for _ in range(2)
+        )
         return " ".join([*one[: max(1, len(one) - 1)][:3], two[-1]])
 
     def any_object(self) -> str:
@@ -216,11 +256,27 @@ class Texts:
 
     def judged(self, told: Told) -> tuple[str, str]:
         """A yes/no question or a claim with an object, and the verdict on it."""
-        rng = self.rng
-        right = rng.random() < 0.5
-        obj = told.obj if right else rng.choice(told.wrong)
-        right = obj == told.obj
-        yes, no = "Yes", "No"
+        right = self.rng.random() < 0.5
+        obj = told.obj if right else self.rng.choice(told.wrong)
+        query, yes, no = self._offered(told, obj)
+        return query, yes if obj == told.obj else no
+
+    def opposite(self, told: Told) -> list[Document]:
+        """One question with the object and with another, the verdicts alone learnt: what differs is what decides."""
+        rng, out = self.rng, []
+        wrong = rng.choice(told.wrong)
+        state, ends = rng.getstate(), rng.random() < 0.1
+        for obj in dict.fromkeys((told.obj, wrong)):
+            rng.setstate(state)
+            query, yes, no = self._offered(told, obj)
+            document = self._written(told, query, yes if obj == told.obj else no)
+            answer, _ = document.pieces.pop()
+            out.append(document.add(answer.rstrip("."), True).add(".", ends))
+        return out
+
+    def _offered(self, told: Told, obj: str) -> tuple[str, str, str]:
+        """A yes/no question or a claim with this object, and what is said to it if it is right, and if not."""
+        rng, yes, no = self.rng, "Yes", "No"
         x = rng.random()
         if told.yes_no and x < 0.35:
             query = rng.choice(told.yes_no).replace("[Y]", obj)
@@ -237,7 +293,7 @@ class Texts:
                 query = rng.choice(OFFERED).format(q=told.prompt, y=obj)
             else:
                 query, yes, no = self._framed(f"{rng.choice(clozes)} {obj}")
-        return self.worn(query), yes if right else no
+        return self.worn(query), yes, no
 
     def _framed(self, sentence: str) -> tuple[str, str, str]:
         if self.rng.random() < 0.16:
@@ -318,7 +374,11 @@ class Texts:
         if rng.random() < 0.3 and self.s.stepped:
             asked = rng.choice(self.s.stepped)
             query, answer = rng.choice(asked.steps)
-            return Document().add(f"Fact: {_sentence(f'{asked.prompt} {asked.obj}')}\n{query}").add(_said(answer), True)
+            return (
+                Document()
+                .add(f"Fact: {_sentence(f'{asked.prompt} {asked.obj}')}\n{query}")
+                .add(_said(answer), True)
+            )
         query, told, answer = self.onward(self.rng.choice(sorted(self.s.countries)))
         return self._written(told, query, answer)
 
@@ -366,6 +426,3 @@ def _capital(text: str) -> str:
 def _low(text: str) -> str:
     first = re.split(r"\W", text, maxsplit=1)[0]
     return text[0].lower() + text[1:] if first.lower() in _LOWER else text
-
-
-__all__ = ["APART", "HELD", "OFFERED_APART", "OFFERED_HELD", "Asked", "Texts", "Told", "framed"]
