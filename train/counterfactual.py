@@ -64,7 +64,7 @@ class Settings:
     base: str = "base"  # shipped name or folder
     more: str = ""  # your own JSON lines {"statement", "query", "answer"}, a fifth of what is read
     seed: int = 0
-    steps: int = 560
+    steps: int = 430
     documents: int = 64  # of a step, about 47 tokens each
     rank: int = 32
     rate: float = 3e-3

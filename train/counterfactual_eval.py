@@ -17,7 +17,7 @@ from typing import Any
 
 from counterfactual_bank import bare
 from counterfactual_data import Part, Sources, part_of
-from counterfactual_writer import APART, HELD, HOMES, OFFERED_HELD, ONWARD, framed
+from counterfactual_forms import APART, HELD, HOMES, OFFERED_HELD, ONWARD, framed
 
 from memedit.edit import Edit
 from memedit.errors import EditError

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from memedit import batches
+from memedit.chat import ChatTemplate, Conversation
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, batch_rows
 from memedit.methods._rows import Read, Row, rows_applied
+from memedit.methods._splice import left_padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,14 +55,18 @@ class OtherModel:
         base: whose faces are served; it is never asked, nor changed.
         load: gives the other model, on first need.
         rows: what each row reads; `tail` marks the last user turn of a conversation.
-        turns: what that turn says; None where a row is no conversation.
+        talks: the rows that are conversations; None for the others.
     """
 
     def __init__(
-        self, base: HFModel, load: Callable[[], HFModel], rows: Sequence[Row], turns: Sequence[str | None]
+        self,
+        base: HFModel,
+        load: Callable[[], HFModel],
+        rows: Sequence[Row],
+        talks: Sequence[Conversation | None],
     ) -> None:
         self.base, self._load = base, load
-        self.rows, self.turns = list(rows), list(turns)
+        self.rows, self.talks = list(rows), list(talks)
         self.read = [Read() for _ in self.rows]
 
     def generate(
@@ -85,12 +91,8 @@ class OtherModel:
         size = batch_rows(batch_size, len(prompts))
         for start in range(0, len(prompts), size):
             inputs = self.base.tokenize(prompts[start : start + size])
-            out += [
-                text
-                for text, _ in self._told(
-                    other, start, prompts[start : start + size], seed, {**options, **inputs}
-                )
-            ]
+            told = self._told(other, start, prompts[start : start + size], seed, {**options, **inputs})
+            out += [text for text, _ in told]
         return out
 
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
@@ -124,7 +126,10 @@ class OtherModel:
         self._same_number(len(prompts))
         other = self._load()
         same = same_vocabulary(self.base.tokenizer, other.tokenizer)
-        asked = list(prompts) if same else self._questions(prompts)
+        asked = list(prompts)
+        if not same:
+            turns = [None if talk is None else talk.turns[talk.last].text for talk in self.talks]
+            asked = [prompt if turn is None else turn for prompt, turn in zip(prompts, turns, strict=True)]
         rows = self.rows if same else [Row(row.context) for row in self.rows]
         with rows_applied(other, rows) as lm:
             scores = lm.score(asked, list(targets), batch_size=batch_size)
@@ -135,10 +140,26 @@ class OtherModel:
         if prompts != len(self.rows):
             raise ValueError(f"{prompts} prompts for {len(self.rows)} rows of edits")
 
-    def _questions(self, prompts: Sequence[str], first: int = 0) -> list[str]:
-        """What each row asks: a conversation's last user turn, or the prompt."""
-        turns = self.turns[first : first + len(prompts)]
-        return [prompt if turn is None else turn for prompt, turn in zip(prompts, turns, strict=True)]
+    def _asked(
+        self, other: HFModel, prompts: Sequence[str], first: int
+    ) -> tuple[dict[str, Tensor], list[Row]]:
+        """Each row in the other model's ids; of a conversation the last user turn, and the one before with its answer."""
+        template = ChatTemplate(other.tokenizer, other.tokenizing)
+        ids, rows = [], []
+        for prompt, row, talk in zip(prompts, self.rows[first:], self.talks[first:], strict=False):
+            if talk is None:
+                with other.tokenizing:
+                    ids.append(other.tokenizer(prompt)["input_ids"])
+                rows.append(Row(row.context))
+                continue
+            turns = talk.turns[: talk.last + 1]
+            follows = [turn.role for turn in turns[-3:-1]] == ["user", "assistant"]
+            messages = [{"role": t.role, "content": t.text} for t in turns[-3 if follows else -1 :]]
+            own, found = template.rendered(messages)
+            ids.append(own)
+            rows.append(Row(row.context, tail=found.tail))
+        padded, mask = left_padded(ids, other.tokenizer.pad_token_id)
+        return {"input_ids": padded.to(other.device), "attention_mask": mask.to(other.device)}, rows
 
     def _setting(self, name: str, options: Mapping[str, Any]) -> Any:
         return batches.setting(name, dict(options), self.base.model.generation_config)
@@ -165,15 +186,17 @@ class OtherModel:
             wrapped = said["streamer"] = _Streamer(
                 options["streamer"], options["input_ids"], self, other, most
             )
-        rows = [Row(row.context) for row in self.rows[first : first + len(prompts)]]
-        inputs = other.tokenize(self._questions(prompts, first))
+        inputs, rows = self._asked(other, prompts, first)
         if said.get("stop_strings") is not None:
             said["tokenizer"] = other.tokenizer
         with rows_applied(other, rows) as lm:
             out = lm.generate_ids(seed=seed, **inputs, **said)
             self.read[first : first + len(rows)] = lm.read
         new = out[:, inputs["input_ids"].shape[1] :]
-        ended = (new == other.tokenizer.eos_token_id).any(1).tolist()
+        stops = other.model.generation_config.eos_token_id
+        stops = [other.tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
+        known = torch.tensor([token for token in stops if token is not None], device=new.device)
+        ended = torch.isin(new, known).any(1).tolist()
         texts = other.tokenizer.batch_decode(new, skip_special_tokens=True)
         told = []
         for text, end in zip(texts, ended, strict=True):

@@ -86,15 +86,14 @@ class SERAC(EditMethod):
         from memedit.methods._together import together
 
         rows = self.rows(edits_per_row, talks)
-        said = [None if talk is None else talk.turns[talk.last].text for talk in talks or [None] * len(rows)]
+        talks = [None] * len(rows) if talks is None else talks
         mine = [i for i, edits in enumerate(edits_per_row) if edits]
         plain = [i for i, edits in enumerate(edits_per_row) if not edits]
         with ExitStack() as stack:
             parts: list[tuple[list[int], RowsModel]] = []
             if mine or not plain:
-                answering = OtherModel(
-                    base, lambda: self._loaded(base), [rows[i] for i in mine], [said[i] for i in mine]
-                )
+                own = [rows[i] for i in mine], [talks[i] for i in mine]
+                answering = OtherModel(base, lambda: self._loaded(base), *own)
                 parts.append((mine, answering))
             if plain:
                 parts.append((plain, stack.enter_context(rows_applied(base, [rows[i] for i in plain]))))
