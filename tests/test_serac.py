@@ -284,7 +284,8 @@ def _broken(folder, kind):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("cut", "damaged"), ("no json", "damaged"), ("format", "does not know"), ("other base", "other weights"), ("shape", "does not fit")],
+    [("cut", "damaged"), ("no json", "damaged"), ("format", "does not know"), ("other base", "other weights"),
+     ("shape", "does not fit")],
 )  # fmt: skip
 def test_a_damaged_or_foreign_adapter_is_refused_in_one_sentence(tmp_path, bases, kind, words):
     folder = tmp_path / "adapter"
