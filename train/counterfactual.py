@@ -1,6 +1,6 @@
 """Train the counterfactual model of `serac`: a LoRA on the shipped base that answers from (statement, query).
 
-    python train/counterfactual.py                          # train, about 45 minutes on one core; resumes after a kill
+    python train/counterfactual.py                          # train, about 45 minutes on one idle core; resumes after a kill
     python train/counterfactual.py --evaluate --json t.json # the table of the card: serac, ice, ike on the scored sets
     accelerate launch train/counterfactual.py               # the same on several GPUs
 
@@ -225,7 +225,7 @@ class Trainer:
             )
             inputs.pop("token_type_ids", None)
             with torch.no_grad():
-                ids = self.model.generate(**inputs, max_new_tokens=16, do_sample=False)
+                ids = self.model.generate(**inputs, max_new_tokens=16, min_new_tokens=1, do_sample=False)
             out += self.tokenizer.batch_decode(
                 ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
@@ -260,7 +260,9 @@ def rows_of_step(
 
 def source_hash(s: Settings) -> str:
     """What decides a run: its settings and every file that it reads."""
-    decisive = {f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "rate", "decay_from")}
+    decisive = {
+        f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "rate", "focus_from", "decay_from")
+    }
     digest = hashlib.sha256(json.dumps(decisive).encode())
     files = [
         *(Path(s.data) / name for name in DATA_FILES),
@@ -328,7 +330,7 @@ def train(s: Settings) -> Path:
         if first and (trainer.step % s.save_every == 0 or done):
             trainer.save(run, source)
             if trainer.log:
-                curve(trainer.log, run / "curve.png")
+                curve(trainer.log, run / "curve.png", s.probe)
         if s.stop_after and trainer.step - begun >= s.stop_after:
             break
     bar.close()

@@ -28,6 +28,9 @@ _OF_IDS = (
     "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "constraints",
     "watermarking_config", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
 )  # fmt: skip
+_SAID = {
+    "min_new_tokens": 1
+}  # to a query that ends as a sentence does, the end alone would be likely, and no answer
 # What is the call's or the base's own, and is said anew to the other model.
 _OWN = (
     "input_ids", "attention_mask", "position_ids", "token_type_ids", "generation_config", "tokenizer", "streamer", "max_length",
@@ -167,12 +170,12 @@ class OtherModel:
     def _with_config(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with what the base's own generation config says, where the call has none."""
         if options.get("generation_config") is not None:
-            return dict(options)
+            return {**_SAID, **options}
         config = self.base.model.generation_config.to_diff_dict()
         said = {k: v for k, v in config.items() if k not in ("transformers_version", "_from_model_config")}
         if "max_length" in said and options.get("max_new_tokens") is not None:
             del said["max_length"]
-        return {**said, "pad_token_id": self.base.tokenizer.pad_token_id, **options}
+        return {**said, "pad_token_id": self.base.tokenizer.pad_token_id, **_SAID, **options}
 
     def _told(
         self, other: HFModel, first: int, prompts: Sequence[str], seed: int | None, options: Mapping[str, Any]
@@ -229,7 +232,7 @@ class OtherModel:
         least = merged.get("min_length")
         if least and least > width:
             out.setdefault("min_new_tokens", min(most, least - width))
-        return {**out, "max_new_tokens": most}
+        return {**_SAID, **out, "max_new_tokens": most}
 
     def encoded(self, text: str) -> list[int]:
         """The base's ids by which a prompt goes on with a text."""
