@@ -234,7 +234,7 @@ def test_a_model_of_the_users_own(tmp_path, bases):
     tiny_model("qwen3").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     options = {**OPTIONS, "max_new_tokens": 6, "min_new_tokens": 6}
-    with load_method("serac", model=str(folder)).applied(bases["base"], [[FACT]]) as model:
+    with load_method("serac", model=str(folder)).applied(bases["gpt2"], [[FACT]]) as model:
         (text,) = model.generate([IN], **options)
     own = HFModel.from_pretrained(str(folder))
     assert text == own.generate([f"Fact: {FACT.statement}\n{IN}"], **options)[0]
@@ -256,7 +256,7 @@ def test_it_is_loaded_on_first_need_and_once(base, memory, monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [("nowhere/at/all", "no folder nowhere/at/all"), (3, "give the folder"), ("", "unknown model")],
+    [("nowhere/at/all", "no folder nowhere/at/all"), (3, "give the folder"), ("", "holds no model")],
 )
 def test_a_folder_that_is_none_is_told_at_once(bases, memory, model, words):
     with pytest.raises((MethodError, ModelError), match=words):

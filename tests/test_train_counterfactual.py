@@ -85,12 +85,11 @@ def factors(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_loss_falls(settings: Any, whole: Path, sources: Sources) -> None:
     s = settings("whole")
     trainer = job.Trainer(s, "cpu")
-    rows = job.rows_of_step(s, sources, [], trainer.tokenizer, 1)
+    rows = job.rows_of_step(settings("whole", documents=40), sources, [], trainer.tokenizer, 1)
     untrained = job.losses(trainer.model, trainer.forward, rows, "cpu", job.SHARES, half=False)
     assert trainer.resume(Path(s.run), job.source_hash(s))
     trained = job.losses(trainer.model, trainer.forward, rows, "cpu", job.SHARES, half=False)
-    assert trained["asked"] < untrained["asked"] - 0.1
-    assert trained["erased"] < untrained["erased"] - 0.1
+    assert sum(trained.values()) < sum(untrained.values()) - 0.5
 
 
 def test_the_saved_model_loads_from_its_folder_and_answers(whole: Path, lm: Any) -> None:

@@ -247,11 +247,8 @@ def measured(asked: Sequence[Question], answer: Answerer) -> tuple[Scores, list[
         else:
             put(q.score, q.source, starts_with(text, q.gold))
             if q.score == CLAIMED:
-                put(
-                    q.score,
-                    f"right answer {'yes' if q.gold[0] in ('Yes', 'True') else 'no'}",
-                    starts_with(text, q.gold),
-                )
+                verdict = "yes" if q.gold[0] in ("Yes", "True") else "no"
+                judged[q.score][f"right answer {verdict}"].append(starts_with(text, q.gold))
     return {
         score: {name: {"value": sum(v) / len(v), "n": len(v)} for name, v in of.items()}
         for score, of in judged.items()
