@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memedit import batches
-from memedit.asked import Asked, Talks, routed, tails
+from memedit.asked import Asked, Talks, routed
 from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
 from memedit.demonstrations import handed
 from memedit.errors import ModelError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from memedit.edit import Edit
     from memedit.memory import EditMemory
-    from memedit.methods._rows import AppliedModel
+    from memedit.methods._together import RowsModel
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
 
@@ -218,7 +219,7 @@ class EditedModel:
             own = batches.numbered(options, rows)
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **own)
 
-        return self._by_route(routes, tails(talks), answer)
+        return self._by_route(routes, talks, answer)
 
     def chat(
         self,
@@ -275,15 +276,17 @@ class EditedModel:
         same_number(prompts, targets, "targets")
         talks = self.asked.in_texts(prompts)
         routes = self._routes(prompts, routes, talks)
-        after = [  # of a conversation's last turn and its target
-            None if tail is None else tail + len(self.base.target_ids(prompt, target))
-            for tail, prompt, target in zip(tails(talks), prompts, targets, strict=True)
+        talks = [  # a conversation's last turn goes on with its target
+            talk
+            if talk is None or talk.tail is None
+            else replace(talk, tail=talk.tail + len(self.base.target_ids(prompt, target)))
+            for talk, prompt, target in zip(talks, prompts, targets, strict=True)
         ]
 
         def answer(rows: list[int], lm: Any) -> list[Score]:
             return lm.score([prompts[i] for i in rows], [targets[i] for i in rows], **options)
 
-        return self._by_route(routes, after, answer)
+        return self._by_route(routes, talks, answer)
 
     def unedited(self, prompts: Sequence[str], routes: Sequence[Route], **options: Any) -> list[str]:
         """What the base says to the same prompts, in the same batches as `generate` makes of these routes."""
@@ -310,7 +313,7 @@ class EditedModel:
         if not route.fired:
             return Explanation(route, prompt, base, base)
         talks = self.asked.in_texts([prompt])
-        with self.knowing([[c.edit for c in route.edits]], tails(talks)) as lm:
+        with self.knowing([[c.edit for c in route.edits]], talks) as lm:
             (text,) = lm.generate([prompt], **options)
         (read,) = lm.read
         before = prompt.rfind(talks[0].turns[talks[0].last].text) if talks[0] else 0
@@ -322,23 +325,45 @@ class EditedModel:
             tuple(piece.text for piece in read.left_out),
         )
 
+    @contextmanager
     def knowing(
-        self, edits_per_row: Sequence[Sequence[Edit]], tails: Sequence[int | None] | None = None
-    ) -> AbstractContextManager[AppliedModel]:
-        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all.
+        self, edits_per_row: Sequence[Sequence[Edit]], talks: Talks | None = None
+    ) -> Iterator[RowsModel]:
+        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods.
+
+        Rows of contexts and patches share one batch. A row with an edit whose method answers by itself is answered
+        by that method, which is told all of the row's edits; of two such methods by the newest edit's.
 
         Args:
-            tails: before how many of a row's last tokens the edits are stated; None: before the whole row.
+            talks: the rows that are conversations, None for the others: edits are stated before the last user turn.
         """
         from memedit.methods._rows import Row, rows_applied
+        from memedit.methods._together import together
 
-        rows = []
-        for i, edits in enumerate(edits_per_row):
-            row = Row(tail=tails[i] if tails else None)
-            for name, own in self._by_method(edits).items():
-                row = row + self._method(name).row(own)
-            rows.append(row)
-        return rows_applied(self.base, rows)
+        talks = [None] * len(edits_per_row) if talks is None else talks
+        shared: list[tuple[int, Row]] = []
+        alone: dict[str, list[int]] = {}
+        for i, (edits, talk) in enumerate(zip(edits_per_row, talks, strict=True)):
+            by_method = self._by_method(edits)
+            own = [name for name in by_method if self._method(name).answers_itself]
+            if own:
+                newest = next(name for e in reversed(edits) if (name := self.router.method_of(e)) in own)
+                alone.setdefault(newest, []).append(i)
+                continue
+            row = Row(tail=None if talk is None else talk.tail)
+            for name, some in by_method.items():
+                row = row + self._method(name).row(some)
+            shared.append((i, row))
+        with ExitStack() as stack:
+            parts: list[tuple[list[int], RowsModel]] = []
+            if shared or not alone:
+                lm = stack.enter_context(rows_applied(self.base, [row for _, row in shared]))
+                parts.append(([i for i, _ in shared], lm))
+            for name, rows in alone.items():
+                edits = [edits_per_row[i] for i in rows]
+                applied = self._method(name).applied(self.base, edits, [talks[i] for i in rows])
+                parts.append((rows, stack.enter_context(applied)))
+            yield together(self.base, parts)
 
     def _routes(
         self,
@@ -366,7 +391,7 @@ class EditedModel:
     def _by_route(
         self,
         routes: Sequence[Route],
-        tails: Sequence[int | None],
+        talks: Talks,
         answer: Callable[[list[int], Any], list[Any]],
     ) -> list[Any]:
         """Answers in order: rows without an edit from the base itself, the others from the base with their edits applied."""
@@ -375,7 +400,7 @@ class EditedModel:
         parts = [(plain, answer(plain, self.base))] if plain else []
         if edited:
             with self.knowing(
-                [[c.edit for c in routes[i].edits] for i in edited], [tails[i] for i in edited]
+                [[c.edit for c in routes[i].edits] for i in edited], [talks[i] for i in edited]
             ) as lm:
                 parts.append((edited, answer(edited, lm)))
         out: dict[int, list[Any]] = {}
@@ -419,8 +444,8 @@ class EditedModel:
                 "cache_implementation", "dynamic"
             )  # the model's default may be one of fixed size
         plain = [i for i, route in enumerate(routes) if not route.fired]
-        edits, after = [[c.edit for c in routes[i].edits] for i in edited], tails([talks[i] for i in edited])
-        with self.knowing(edits, after) as lm:
+        edits = [[c.edit for c in routes[i].edits] for i in edited]
+        with self.knowing(edits, [talks[i] for i in edited]) as lm:
             if not plain:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
             parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]

@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording"},
-    {"scope", "lm", "data", "metrics", "chat"},
+    {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches"},
+    {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},
     {"demonstrations"},
     {"router"},
-    {"batches", "asked", "explanation"},
+    {"asked", "explanation"},
     {"edited"},
     {"evaluate", "scope_eval", "training"},
     {"bench", "demo", "doctor"},

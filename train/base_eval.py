@@ -187,8 +187,8 @@ TARGETS = {
 }  # fmt: skip
 
 
-def curve(log: list[dict[str, float]], file: Path) -> None:
-    """Probes (100 questions each) and losses of a run, drawn over its steps."""
+def curve(log: list[dict[str, float]], file: Path, probe: int = 100) -> None:
+    """Probes (of so many questions each) and losses of a run, drawn over its steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -202,7 +202,7 @@ def curve(log: list[dict[str, float]], file: Path) -> None:
             axes.plot(
                 steps, [e.get(name, float("nan")) for e in log], label=name.removeprefix("loss "), lw=1.3
             )
-    left.set(xlabel="step", ylabel="share right (probe of 100)", ylim=(0, 1))
+    left.set(xlabel="step", ylabel=f"share right (probe of {probe})", ylim=(0, 1))
     right.set(xlabel="step", ylabel="loss, nats a token", yscale="log")
     for axes in (left, right):
         axes.legend(fontsize=6, frameon=False)

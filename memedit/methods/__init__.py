@@ -63,6 +63,16 @@ METHODS: dict[str, MethodInfo] = {
             reasons=True,
             handed="demonstrations",
         ),
+        MethodInfo(
+            "serac",
+            "memedit.methods.serac:SERAC",
+            family="external",
+            paper="arXiv 2206.06520",
+            needs=("statement",),
+            patch="nothing",
+            summary="a counterfactual model of its own answers from the fact and the query, in the base's place",
+            reasons=True,
+        ),
     )
 }
 

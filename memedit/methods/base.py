@@ -5,18 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.methods import METHODS, MethodInfo
-from memedit.methods._rows import AppliedModel, Row, RowPatch, rows_applied
+from memedit.methods._rows import Row, RowPatch, rows_applied
 from memedit.methods._splice import Piece, joined
 
 if TYPE_CHECKING:
     import torch
 
+    from memedit.chat import Conversation
     from memedit.lm import HFModel
+    from memedit.methods._together import RowsModel
 
 Patch = Mapping[str, "torch.Tensor"]
 
@@ -83,15 +86,38 @@ class EditMethod(ABC):
             self.check(edit)
         return Row(context=tuple(self.context(edits)), patch=self.row_patch(edits))
 
+    @property
+    def answers_itself(self) -> bool:
+        """Whether its rows are answered otherwise than by the base with a context or patch, and so by it alone."""
+        return type(self).applied is not EditMethod.applied
+
+    def rows(
+        self, edits_per_row: Sequence[Sequence[Edit]], talks: Sequence[Conversation | None] | None = None
+    ) -> list[Row]:
+        """All that each row is given, before its last user turn where it is a conversation."""
+        rows = [self.row(edits) for edits in edits_per_row]
+        if talks is None:
+            return rows
+        return [
+            row if talk is None else replace(row, tail=talk.tail)
+            for row, talk in zip(rows, talks, strict=True)
+        ]
+
     def applied(
-        self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]
-    ) -> AbstractContextManager[AppliedModel]:
+        self,
+        base: HFModel,
+        edits_per_row: Sequence[Sequence[Edit]],
+        talks: Sequence[Conversation | None] | None = None,
+    ) -> AbstractContextManager[RowsModel]:
         """A model whose row i knows `edits_per_row[i]`; on leaving, the base is bit-equal and without hooks.
+
+        Args:
+            talks: the rows that are conversations, None for the others: the edits are about the last user turn.
 
         Raises:
             MethodError: an edit that the method can't serve.
         """
-        return rows_applied(base, [self.row(edits) for edits in edits_per_row])
+        return rows_applied(base, self.rows(edits_per_row, talks))
 
     def __repr__(self) -> str:
         settings: dict[str, Any] = vars(self)
