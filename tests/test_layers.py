@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner", "loading"},
+    {"subjects", "encoder", "prefix", "combiner", "loading", "layout"},
     {"scope", "lm", "data", "metrics", "chat"},
     {"memory"},
     {"methods"},
-    {"demonstrations"},
+    {"demonstrations", "kept"},
     {"router"},
     {"batches", "asked", "explanation"},
     {"edited"},

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.methods import METHODS, MethodInfo
-from memedit.methods._rows import AppliedModel, Row, RowPatch, rows_applied
+from memedit.methods._effects import RowPatch
+from memedit.methods._rows import AppliedModel, Row, rows_applied
 from memedit.methods._splice import Piece, joined
 
 if TYPE_CHECKING:
-    import torch
-
     from memedit.lm import HFModel
-
-Patch = Mapping[str, "torch.Tensor"]
+    from memedit.methods._patch import Patch
 
 
 class EditMethod(ABC):
     """One way to make a model know an edit.
 
-    A prompt method overrides `context`; a weight or activation method overrides `prepare` and
-    `row_patch`. `applied` is made of these once, here, so that rows of different edits and methods
+    A prompt method overrides `context`; a weight or activation method is a `PatchMethod` (patched.py),
+    which overrides `prepare` and `row_patch`. `applied` is made of these once, here, so that rows of different edits and methods
     share one batch. A method that answers by itself (with another model, in several steps)
     overrides `applied`.
 
@@ -60,7 +58,7 @@ class EditMethod(ABC):
             )
 
     def prepare(self, base: HFModel, edit: Edit) -> Patch | None:
-        """The slow part, once per edit and base: tensors to be stored, or None where nothing is to be prepared."""
+        """The slow part, once per edit and base: what is to be kept, or None where nothing is to be prepared."""
         return None
 
     @abstractmethod
@@ -71,17 +69,17 @@ class EditMethod(ABC):
         """What a row reads in all: the context, then the prompt, untouched."""
         return joined(self.context(edits)) + prompt
 
-    def row_patch(self, edits: Sequence[Edit]) -> RowPatch | None:
-        """What is added to the outputs of named modules, for the row that knows these edits."""
+    def row_patch(self, base: HFModel, edits: Sequence[Edit]) -> RowPatch | None:
+        """What is done to the outputs of named modules, for the row that knows these edits (oldest first)."""
         return None
 
-    def row(self, edits: Sequence[Edit]) -> Row:
-        """All that a row with these edits is given; nothing for a row without."""
+    def row(self, base: HFModel, edits: Sequence[Edit]) -> Row:
+        """All that a row with these edits is given; nothing for a row without. What is missing is prepared now."""
         if not edits:
             return Row()
         for edit in edits:
             self.check(edit)
-        return Row(context=tuple(self.context(edits)), patch=self.row_patch(edits))
+        return Row(context=tuple(self.context(edits)), patch=self.row_patch(base, edits))
 
     def applied(
         self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]
@@ -91,7 +89,7 @@ class EditMethod(ABC):
         Raises:
             MethodError: an edit that the method can't serve.
         """
-        return rows_applied(base, [self.row(edits) for edits in edits_per_row])
+        return rows_applied(base, [self.row(base, edits) for edits in edits_per_row])
 
     def __repr__(self) -> str:
         settings: dict[str, Any] = vars(self)
