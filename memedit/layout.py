@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # How the projections that write into the residual stream are called, in the families that name them.
-_WRITERS = ("down_proj", "c_proj", "fc_out", "dense_4h_to_h", "fc2", "o_proj", "out_proj", "dense", "w2", "wo")
+_WRITERS = (
+    "down_proj",
+    "c_proj",
+    "fc_out",
+    "dense_4h_to_h",
+    "fc2",
+    "o_proj",
+    "out_proj",
+    "dense",
+    "w2",
+    "wo",
+)
 _PLAIN = ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear")  # layers whose weight is a matrix of numbers
 
 
@@ -129,7 +140,9 @@ def check_readable(module: Any, name: str) -> None:
     stored = getattr(module, "weight", None)
     known = any(base.__name__ in _PLAIN for base in type(module).__mro__)
     plain = stored is not None and stored.dim() == 2 and str(stored.dtype) in _FLOATS
-    quantised = any(mark in type(module).__name__.lower() for mark in ("8bit", "4bit", "quant", "gptq", "awq"))
+    quantised = any(
+        mark in type(module).__name__.lower() for mark in ("8bit", "4bit", "quant", "gptq", "awq")
+    )
     if quantised or not plain or not known:
         found = type(module).__name__ + (f" of {stored.dtype}" if stored is not None else "")
         raise ModelError(
@@ -192,7 +205,10 @@ def _writer(names: list[str]) -> str:
 
 
 def _is_attention(name: str) -> bool:
-    return "attn" in name.lower() and "norm" not in name.lower() or name.lower() in ("attention", "self_attention")
+    return ("attn" in name.lower() and "norm" not in name.lower()) or name.lower() in (
+        "attention",
+        "self_attention",
+    )
 
 
 def _is_linear(module: Any) -> bool:

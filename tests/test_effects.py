@@ -86,7 +86,10 @@ def test_neurons_add_what_they_say_and_are_silent_below_their_threshold(lm, nois
     name, source = parts(base)
     reads = torch.tensor(list(source.encode()), dtype=torch.uint8)
     keys, values = noise(2, 32), noise(2, 32) * 3
-    loud, silent = Neurons(keys, torch.ones(2), values, reads), Neurons(keys, -1e4 * torch.ones(2), values, reads)
+    loud, silent = (
+        Neurons(keys, torch.ones(2), values, reads),
+        Neurons(keys, -1e4 * torch.ones(2), values, reads),
+    )
     got = applied(base, [loud, silent, None])
     plain = base.generate(PROMPTS, **OPTIONS)
     assert got[1:] == plain[1:]
@@ -116,7 +119,7 @@ def test_a_replaced_activation_is_one_token_of_the_prompt_and_silent_outside_its
     base.generate([PROMPTS[0]], **OPTIONS)
     handle.remove()
     key = seen[0][0].reshape(-1, seen[0][0].shape[-1])[-1]
-    value = noise(32) * 5
+    value = noise(32) * 100
     near = Replaced(key[None] + 0.01, value[None], torch.tensor([1.0]))
     far = Replaced(key[None] + 9.0, value[None], torch.tensor([1.0]))
     plain = base.generate(PROMPTS, **OPTIONS, **more)

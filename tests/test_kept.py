@@ -47,7 +47,9 @@ def test_what_was_prepared_is_stored_and_not_solved_again(memory, lm, monkeypatc
     assert row["notes"]["module"].endswith("down_proj")
     fresh = rome(memory)
     monkeypatch.setattr(fresh, "solve", None)  # it would fail if it were called
-    assert [one.new for one in prepare(fresh.kept, base, memory.list()[:2], lambda edit: fresh)] == [False] * 2
+    assert [one.new for one in prepare(fresh.kept, base, memory.list()[:2], lambda edit: fresh)] == [
+        False
+    ] * 2
     with fresh.applied(base, [[FACT], [OTHER]]) as model:
         model.generate(["a", "b"], max_new_tokens=2)
 
@@ -94,7 +96,9 @@ def test_edits_that_say_the_same_share_a_patch_and_a_purge_takes_it(memory, lm):
     memory.purge([1])
     assert memory.get_patch(key) is None
     assert not list((memory.path / "patches").iterdir())
-    method.kept.put(key, FACT, method.prepare(lm("qwen3"), FACT))  # of an edit that is gone nothing is written
+    method.kept.put(
+        key, FACT, method.prepare(lm("qwen3"), FACT)
+    )  # of an edit that is gone nothing is written
     assert not list((memory.path / "patches").iterdir())
     assert memory.about_patch(key) == {}
 
@@ -135,7 +139,10 @@ def test_an_edited_model_mixes_methods_in_one_batch(tmp_path, classifier):
         memory.add([FACT.updated(method="rome"), OTHER.updated(method="ft-m")])
         memory.add(Edit(prompt="The capital of Chad is", target="Moundou", subject="Chad", method="ice"))
         model = EditedModel.from_pretrained(
-            base.model, tokenizer=base.tokenizer, memory=memory, settings={"rome": QUICK, "ft-m": {"steps": 2}}
+            base.model,
+            tokenizer=base.tokenizer,
+            memory=memory,
+            settings={"rome": QUICK, "ft-m": {"steps": 2}},
         )
         prompts = [*(f"The capital of {name} is" for name in ("France", "Peru", "Chad")), "Two and two is"]
         options = {"max_new_tokens": 6, "do_sample": False}
@@ -164,7 +171,9 @@ def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
         return done
 
     run("add-fact", "--prompt", FACT.prompt, "--target", "Lyon", "--subject", "France")
-    said = run("add-fact", "--prompt", OTHER.prompt, "--target", "Cusco", "--method", "rome", "--prepare", *quick)
+    said = run(
+        "add-fact", "--prompt", OTHER.prompt, "--target", "Cusco", "--method", "rome", "--prepare", *quick
+    )
     assert "prepared 1 patch for base" in said.output
     said = run("prepare", "--json", *quick)
     first, second = json.loads(said.stdout)

@@ -66,7 +66,12 @@ def test_what_has_no_such_layout_is_refused():
     mamba = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", state_size=4, **small))
     with pytest.raises(ModelError, match="no blocks of attention and MLP"):
         Layout.of(mamba)
-    more = {"num_local_experts": 2, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    more = {
+        "num_local_experts": 2,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     mixtral = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **small, **more))
     with pytest.raises(ModelError, match="mixture of experts"):
         Layout.of(mixtral)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-
 from conftest import ALL_FAMILIES, tiny_model, tiny_tokenizer
 
 from memedit.data import Demonstration

@@ -221,7 +221,9 @@ def edited_model(
         false_fire_rate=false_fire_rate,
         settings=settings,
     )
-    edited.patches.writes = True  # the memory was opened for reading; what is prepared now is for later calls too
+    edited.patches.writes = (
+        True  # the memory was opened for reading; what is prepared now is for later calls too
+    )
     return edited
 
 

@@ -1,4 +1,7 @@
-"""Commands that change a memory fact by fact: add-fact, erase-fact, update. None of them loads the base model, but for `add-fact --prepare`."""
+"""Commands that change a memory fact by fact: add-fact, erase-fact, update.
+
+None of them loads the base model, but for `add-fact --prepare`.
+"""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ def _said(patch: dict[str, Any]) -> str:
     notes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in patch["notes"].items())
     cost = "" if patch["seconds"] is None else f", {patch['seconds']:.2f} s"
     base = f" for base {patch['base']}" if patch["base"] else ""
-    return f"patch {patch['key']}: {patch['method']}{base}, {patch['size']:,} bytes{cost}; {notes}".rstrip("; ")
+    return f"patch {patch['key']}: {patch['method']}{base}, {patch['size']:,} bytes{cost}; {notes}".rstrip(
+        "; "
+    )
 
 
 @click.command()

@@ -111,13 +111,17 @@ def say(done: Sequence[Prepared], base: HFModel) -> None:
     there = sum(one.key is not None and not one.new for one in done)
     none = [one for one in done if one.key is None and not one.error]
     seconds, size = sum(one.seconds for one in new), sum(one.size for one in new)
-    parts = [f"prepared {counted(len(new), 'patch').replace('patchs', 'patches')} for base {base.fingerprint[:12]}"]
+    parts = [
+        f"prepared {counted(len(new), 'patch').replace('patchs', 'patches')} for base {base.fingerprint[:12]}"
+    ]
     if new:
         parts.append(f"{seconds:.1f} s and {size:,} bytes in all")
     if there:
         parts.append(f"{there:,} there already")
     if none:
-        parts.append(f"{counted(len(none), 'edit')} by {', '.join(sorted({one.method for one in none}))} with nothing to prepare")
+        parts.append(
+            f"{counted(len(none), 'edit')} by {', '.join(sorted({one.method for one in none}))} with nothing to prepare"
+        )
     others = sum(one.others for one in done)
     if others:
         parts.append(f"{others:,} for other bases or settings stay and are not used here")

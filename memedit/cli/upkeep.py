@@ -134,7 +134,9 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
     metavar="FILE",
     help="Write the entries to a file.",
 )
-@click.option("--data", metavar="FILE", help="For methods: facts that the base knows (prompt, target, old, ...).")
+@click.option(
+    "--data", metavar="FILE", help="For methods: facts that the base knows (prompt, target, old, ...)."
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), default=60, show_default=True, help="For methods: so many facts."
 )
@@ -169,7 +171,11 @@ def bench(
             device=device,
             dtype=dtype,
             progress=bar,
-            **({"data": data, "limit": limit, "only": chosen, "settings": settings} if name == "methods" else {}),
+            **(
+                {"data": data, "limit": limit, "only": chosen, "settings": settings}
+                if name == "methods"
+                else {}
+            ),
         )
     if json_file:
         write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")

@@ -89,9 +89,7 @@ class Asked:
         heads, mask = self.heads
         if self._cache is None and heads.shape[1]:
             with torch.no_grad():
-                out = base.model(
-                    input_ids=heads, attention_mask=mask, use_cache=True, **base.positions(mask)
-                )
+                out = base.model(input_ids=heads, attention_mask=mask, use_cache=True, **base.positions(mask))
             self._cache = out.past_key_values
 
     def forward(self, base: HFModel) -> Tensor:
@@ -350,14 +348,18 @@ def optimise(
                     most = how.clamp * before[name].norm()
                     delta.mul_((most / delta.norm().clamp(min=1e-12)).clamp(max=1))
     return {
-        name: Value(deltas[name].detach(), before[name], float(total.detach()), float(probability.detach()), step)
+        name: Value(
+            deltas[name].detach(), before[name], float(total.detach()), float(probability.detach()), step
+        )
         for name in names
     }
 
 
 # -- looking into a forward pass
 
-Hook = Callable[[tuple[Any, ...], Tensor], "Tensor | None"]  # (the module's arguments, its output) -> another output
+Hook = Callable[
+    [tuple[Any, ...], Tensor], "Tensor | None"
+]  # (the module's arguments, its output) -> another output
 
 
 @contextmanager

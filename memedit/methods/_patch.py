@@ -65,7 +65,9 @@ class Patch:
                 f"a stored patch can't be read ({error}); `memedit prepare` makes it anew"
             ) from error
         if about.get("format") != FORMAT:
-            raise MethodError(f"a stored patch has format {about.get('format')!r}, which this memedit can't read")
+            raise MethodError(
+                f"a stored patch has format {about.get('format')!r}, which this memedit can't read"
+            )
         return cls(modules, about)
 
     @property

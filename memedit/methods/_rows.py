@@ -21,7 +21,7 @@ import torch
 from memedit import prefix
 from memedit.errors import ContextWarning, ModelError
 from memedit.lm import HFModel, Score, batch_rows, too_long
-from memedit.methods._effects import Change, LowRank, Now, RowPatch, added, reads, stacked
+from memedit.methods._effects import Change, Now, RowPatch, added, reads, stacked
 from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Batch:
     asked: int = 0  # new tokens that the caller allows
     target: list[int] | None = None  # tokens after each row's prompt that are scored with it
     width: int = 0  # columns of the caller's own in the first forward pass, the prompt
-    now: Now = Now(None, 0)
+    now: Now = field(default_factory=lambda: Now(None, 0))
     changes: dict[str, list[Change]] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of modules that other modules' neurons read
 

@@ -23,9 +23,9 @@ class EditMethod(ABC):
     """One way to make a model know an edit.
 
     A prompt method overrides `context`; a weight or activation method is a `PatchMethod` (patched.py),
-    which overrides `prepare` and `row_patch`. `applied` is made of these once, here, so that rows of different edits and methods
-    share one batch. A method that answers by itself (with another model, in several steps)
-    overrides `applied`.
+    which overrides `prepare` and `row_patch`. `applied` is made of these once, here, so that rows of
+    different edits and methods share one batch. A method that answers by itself (with another model,
+    in several steps) overrides `applied`.
 
     Example:
         >>> method = load_method("ice")                                        # doctest: +SKIP

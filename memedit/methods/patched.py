@@ -16,6 +16,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
+
 from memedit import __version__
 from memedit.edit import Edit
 from memedit.errors import MethodError
@@ -130,12 +132,10 @@ class PatchMethod(EditMethod):
         Raises:
             MethodError, ModelError: as `solve`, or its result is not finite.
         """
-        import torch
-
         self.check(edit)
         base.check_mode()
         settings = self.settings_for(base)
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         # Whoever calls may be in inference mode, whose tensors no gradient can go through.
         with torch.inference_mode(False), torch.no_grad():
             solved = self.solve(base, edit, settings)
@@ -151,6 +151,7 @@ class PatchMethod(EditMethod):
             "settings": json.dumps(dataclasses.asdict(settings), sort_keys=True),
             "content": edit.content_hash,
             "seconds": f"{time.perf_counter() - start:.3f}",
+            "cpu_seconds": f"{time.process_time() - worked:.3f}",  # of all threads; a busy machine does not count
             "memedit": __version__,
             **{name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in solved.notes.items()},
         }
@@ -162,7 +163,9 @@ class PatchMethod(EditMethod):
         found = self.kept.get(key)
         if found is None:
             found = self.prepare(base, edit)
-            _log.info("%s: prepared %r in %s s", self.name, shortened(edit.statement, 60), found.about["seconds"])
+            _log.info(
+                "%s: prepared %r in %s s", self.name, shortened(edit.statement, 60), found.about["seconds"]
+            )
             self.kept.put(key, edit, found)
         return found
 
