@@ -6,7 +6,6 @@ target after a prompt. An `HFModel` also has the Hugging Face face, `generate_id
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,17 +138,8 @@ class HFModel:
         state = tuple((id(t), t._version) for t in tensors if not t.is_inference())
         known = self._fingerprint
         if known is None or known[0] != state:
-            self._fingerprint = known = (state, self._digest())
+            self._fingerprint = known = (state, spread.digest(self.model))
         return known[1]
-
-    def _digest(self) -> str:
-        import torch
-
-        digest = hashlib.sha256()
-        for name, tensor in sorted(spread.weights(self.model).items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
 
     @property
     def context_length(self) -> int | None:

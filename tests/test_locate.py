@@ -14,8 +14,9 @@ from memedit.errors import DataError, MethodError, ModelError
 from memedit.layout import Layout
 from memedit.lm import HFModel
 from memedit.methods import _moments, load_method
-from memedit.methods._locate import Optimiser, ask, keys, optimise, random_prefixes, subject_of, watched
+from memedit.methods._locate import Optimiser, ask, keys, optimise, random_prefixes, subject_of
 from memedit.methods._moments import second_moment
+from memedit.methods._watch import watched
 from memedit.methods.rome import rank_one, solved
 
 FACT = Edit(prompt="The capital of France is", target="Lyon", subject="France")

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import copy
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +24,8 @@ from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.lm import HFModel, shortened, too_long
 from memedit.methods._splice import left_padded
+from memedit.methods._watch import Hook, kept_beside, watched
 from memedit.subjects import guesses, words
-
-if TYPE_CHECKING:
-    from weakref import WeakKeyDictionary
 
 STARTERS = ("The", "Therefore", "Because", "I", "You")  # what random prefixes go on from, as in MEMIT
 ESSENCE = "{} is a"
@@ -353,58 +349,3 @@ def optimise(
         )
         for name in names
     }
-
-
-# -- looking into a forward pass
-
-Hook = Callable[
-    [tuple[Any, ...], Tensor], "Tensor | None"
-]  # (the module's arguments, its output) -> another output
-
-
-@contextmanager
-def watched(base: HFModel, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Hooks on named modules, for this thread's forward passes alone; of a tuple the first entry is the output.
-
-    Raises:
-        ModelError: the model is in training mode, in which dropout would be learned from.
-    """
-    base.check_mode()
-    me = threading.get_ident()
-
-    def put(hook: Hook) -> Callable[..., Any]:
-        def forward_hook(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-            if threading.get_ident() != me:
-                return None
-            changed = hook(args, output[0] if isinstance(output, tuple) else output)
-            if changed is None:
-                return None
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return forward_hook
-
-    handles = []
-    try:
-        for name, hook in hooks.items():
-            handles.append(base.model.get_submodule(name).register_forward_hook(put(hook)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-_BESIDE: WeakKeyDictionary[Any, dict[str, Any]] | None = None
-
-
-def kept_beside(base: HFModel) -> dict[str, Any]:
-    """What was worked out about a base's weights as they are now; it goes with the base."""
-    global _BESIDE
-    if _BESIDE is None:
-        from weakref import WeakKeyDictionary
-
-        _BESIDE = WeakKeyDictionary()
-    beside = _BESIDE.setdefault(base, {})
-    if beside.get("fingerprint") != base.fingerprint:
-        beside.clear()
-        beside["fingerprint"] = base.fingerprint
-    return beside

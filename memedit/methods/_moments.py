@@ -23,7 +23,8 @@ from torch import Tensor
 from memedit import layout
 from memedit.errors import DataError, ModelError
 from memedit.lm import HFModel
-from memedit.methods._locate import kept_beside, right_padded, watched
+from memedit.methods._locate import right_padded
+from memedit.methods._watch import kept_beside, watched
 
 TEXT = Path(__file__).parent.parent / "pretrained" / "text" / "sentences.txt"
 MOST_TOKENS = 128  # of one line; what is longer is cut

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ import torch
 from memedit import prefix
 from memedit.errors import ContextWarning, ModelError
 from memedit.lm import HFModel, Score, batch_rows, too_long
+from memedit.methods._active import ACTIVE, apart
 from memedit.methods._effects import Change, Now, RowPatch, added, reads, stacked
 from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
 
@@ -87,9 +87,6 @@ class _Batch:
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of modules that other modules' neurons read
 
 
-_ACTIVE: ContextVar[_Batch | None] = ContextVar("memedit_rows", default=None)
-
-
 class AppliedModel:
     """An LM made of a base and one `Row` for each prompt it will be asked; alive inside `rows_applied` only.
 
@@ -117,7 +114,7 @@ class AppliedModel:
             ValueError: another number of prompts than of rows.
         """
         self._same_number(len(prompts))
-        size, options = batch_rows(batch_size, len(prompts)), _apart(options)
+        size, options = batch_rows(batch_size, len(prompts)), apart(options)
         out: list[str] = []
         for start in range(0, len(prompts), size):
             with self._active(start, size, self.base.text_options(options)):
@@ -129,7 +126,7 @@ class AppliedModel:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
         with self._active(0, len(self.rows), inputs):
-            said = _apart(inputs)
+            said = apart(inputs)
             out = self.base.generate(seed=seed, **{**said, "stopping_criteria": self._room(said)})
         if getattr(out, "past_key_values", None) is not None:
             out.past_key_values = None  # it holds the contexts, and fits no prompt of the caller's
@@ -154,15 +151,15 @@ class AppliedModel:
     @contextmanager
     def _active(self, first: int, size: int, options: Mapping[str, Any]) -> Iterator[_Batch]:
         batch = _Batch(self, first, self.rows[first : first + size], options)
-        token = _ACTIVE.set(batch)
+        token = ACTIVE.set(batch)
         try:
             yield batch
         finally:
-            _ACTIVE.reset(token)
+            ACTIVE.reset(token)
 
     def _batch(self) -> _Batch | None:
         """This thread's batch, if it is this model's: other threads use the same modules at the same time."""
-        batch = _ACTIVE.get()
+        batch = ACTIVE.get()
         return batch if batch is not None and batch.owner is self else None
 
     def _room(self, options: Mapping[str, Any]) -> Any:
@@ -293,11 +290,11 @@ class AppliedModel:
             return None
         if cache is None or not prefix.serves(model, cache):
             return None
-        token = _ACTIVE.set(None)
+        token = ACTIVE.set(None)
         try:
             found = {head: kept.get(model, head) for head in dict.fromkeys(splice.heads)}
         finally:
-            _ACTIVE.reset(token)
+            ACTIVE.reset(token)
         layers = [found[head] for head in splice.heads]
         return None if any(one is None for one in layers) else layers  # type: ignore[return-value]
 
@@ -365,42 +362,6 @@ class AppliedModel:
                 batch.inputs[name] = args[0]
 
         return read
-
-
-class _Apart:
-    """A custom processor or criterion: should it ask the model itself, it asks the base, not the row with its edits."""
-
-    def __init__(self, inner: Callable[..., Any]) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_inner" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._inner, name)
-
-    def __call__(self, input_ids: Tensor, scores: Any) -> Any:
-        token = _ACTIVE.set(None)
-        try:
-            return self._inner(input_ids, scores)
-        finally:
-            _ACTIVE.reset(token)
-
-
-def _apart(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with what the caller wrote to be asked between the passes set apart.
-
-    Hugging Face's own stay as they are, since `generate` knows by their class what takes the place of an option.
-    """
-    out = dict(options)
-    for name in ("logits_processor", "stopping_criteria"):
-        own = out.get(name)
-        if own:
-            known = [
-                type(each).__module__.startswith("transformers.") and not hasattr(each, "model")
-                for each in own
-            ]
-            out[name] = type(own)(each if k else _Apart(each) for each, k in zip(own, known, strict=True))
-    return out
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from memedit.errors import MethodError
 from memedit.layout import Layout
 from memedit.lm import shortened
 from memedit.methods._effects import Dense
-from memedit.methods._locate import Hook, ask, watched
+from memedit.methods._locate import ask
+from memedit.methods._watch import Hook, watched
 from memedit.methods.patched import PatchMethod, Solved
 
 if TYPE_CHECKING:
