@@ -17,6 +17,7 @@ from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_message
 from memedit.demonstrations import handed
 from memedit.errors import ModelError
 from memedit.explanation import Explanation
+from memedit.kept import MemoryPatches, bound
 from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
 from memedit.methods import load_method, method_info, settings_by_name
 from memedit.router import Route, Router
@@ -53,6 +54,7 @@ class EditedModel:
         self.router = router
         self._settings = settings_by_name(settings or {})
         self.asked = Asked(base)
+        self.patches = MemoryPatches(router.memory)
         self._methods: dict[str, EditMethod] = {}
         for name in self._settings:
             self._method(name)  # what can't be set is said now, and not at the first edit that fires
@@ -352,7 +354,7 @@ class EditedModel:
                 continue
             row = Row(tail=None if talk is None else talk.tail)
             for name, some in by_method.items():
-                row = row + self._method(name).row(some)
+                row = row + self._method(name).row(self.base, some)
             shared.append((i, row))
         with ExitStack() as stack:
             parts: list[tuple[list[int], RowsModel]] = []
@@ -385,7 +387,7 @@ class EditedModel:
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
             given = {**handed(method_info(name).handed, self.memory), **self._settings.get(name, {})}
-            self._methods[name] = load_method(name, **given)
+            self._methods[name] = bound(load_method(name, **given), self.patches)
         return self._methods[name]
 
     def _by_route(

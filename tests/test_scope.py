@@ -324,9 +324,10 @@ def test_a_missing_pair_model_is_said(tmp_path):
     for name in ("scope.json", "combiner.safetensors"):
         shutil.copy(SHIPPED / name, tmp_path)
     made = ScopeClassifier.load(tmp_path)
+    query, edit = "What is France's capital?", EDITS[0]
+    vectors, stored = made.encode([query]), made.encode(made.texts(edit))[None]
     with pytest.raises(ModelError, match="pair model"):
-        query = "What is France's capital?"
-        made.judge([query], made.encode([query]), [[EDITS[0]]], [made.encode(made.texts(EDITS[0]))[None]])
+        made.judge([query], vectors, [[edit]], [stored])
 
 
 # ---------------------------------------------------------------- threshold, files

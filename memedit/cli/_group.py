@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -46,7 +47,7 @@ class Commands(Suggesting):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _warnings_as_lines():
+            with _warnings_as_lines(), _log_as_lines():
                 return super().invoke(ctx)
         except (MemeditError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
@@ -92,6 +93,25 @@ def _warnings_as_lines() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _log_as_lines() -> Iterator[None]:
+    """What memedit notes while it works (a patch prepared, a covariance estimated): a line on standard error."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            click.echo(record.getMessage(), err=True)
+
+    log, handler = logging.getLogger("memedit"), Lines()
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def fail(error: BaseException | str) -> NoReturn:

@@ -216,7 +216,7 @@ def edited_model(
         method_info(method)
     from memedit.edited import EditedModel
 
-    return EditedModel.from_pretrained(
+    edited = EditedModel.from_pretrained(
         model,
         memory=memory,
         method=method,
@@ -225,6 +225,10 @@ def edited_model(
         false_fire_rate=false_fire_rate,
         settings=settings,
     )
+    edited.patches.writes = (
+        True  # the memory was opened for reading; what is prepared now is for later calls too
+    )
+    return edited
 
 
 @click.command()

@@ -133,14 +133,28 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
     metavar="FILE",
     help="Write the entries to a file.",
 )
+@click.option(
+    "--data", metavar="FILE", help="For methods: facts that the base knows (prompt, target, old, ...)."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=60, show_default=True, help="For methods: so many facts."
+)
+@click.option(
+    "--method", "only", metavar="A,B", help="For methods: these alone.  [default: all that need nothing more]"
+)
+@settings_option
 @model_options
-def bench(name: str, json_file: str | None, model: str, device: str | None, dtype: str | None) -> None:
+def bench(
+    name: str, json_file: str | None, data: str | None, limit: int, only: str | None, settings: dict[str, Any],
+    model: str, device: str | None, dtype: str | None,
+) -> None:  # fmt: skip
     """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, chat, or all of these; or gpu.
+    NAME is import, add, route, generate, open, chat, mixed-batch, or all of these; or methods, or gpu.
     Examples:
       memedit bench all --json bench.json
+      memedit bench methods --data known.jsonl --limit 60 --method rome,ft-m
       memedit bench gpu --json gpu.json
     """
     from memedit.bench import ALONE, BENCHES, machine, run
@@ -148,6 +162,7 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
     check_output(json_file)
+    chosen = [one.strip() for one in only.split(",") if one.strip()] if only else []
     with progress(f"bench {name}") as bar:
         entries = run(
             [n for n in BENCHES if n not in ALONE] if name == "all" else [name],
@@ -155,6 +170,11 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
             device=device,
             dtype=dtype,
             progress=bar,
+            **(
+                {"data": data, "limit": limit, "only": chosen, "settings": settings}
+                if name == "methods"
+                else {}
+            ),
         )
     if json_file:
         write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")

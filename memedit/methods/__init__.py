@@ -73,6 +73,24 @@ METHODS: dict[str, MethodInfo] = {
             summary="a counterfactual model of its own answers from the fact and the query, in the base's place",
             reasons=True,
         ),
+        MethodInfo(
+            "ft-m",
+            "memedit.methods.ft_m:FTM",
+            family="intrinsic",
+            paper="arXiv 2401.01286",
+            needs=("prompt", "target"),
+            patch="a dense change of one MLP's output projection",
+            summary="fine-tunes one MLP projection on the target, the prompt masked, for the rows that need it",
+        ),
+        MethodInfo(
+            "rome",
+            "memedit.methods.rome:ROME",
+            family="intrinsic",
+            paper="arXiv 2202.05262",
+            needs=("prompt", "target"),
+            patch="a rank-one term of one MLP's output projection",
+            summary="writes the fact into one MLP at its subject's key, for the rows that need it",
+        ),
     )
 }
 

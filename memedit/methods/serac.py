@@ -85,7 +85,7 @@ class SERAC(EditMethod):
         from memedit.methods._rows import rows_applied
         from memedit.methods._together import together
 
-        rows = self.rows(edits_per_row, talks)
+        rows = self.rows(base, edits_per_row, talks)
         talks = [None] * len(rows) if talks is None else talks
         mine = [i for i, edits in enumerate(edits_per_row) if edits]
         plain = [i for i, edits in enumerate(edits_per_row) if not edits]
