@@ -244,8 +244,9 @@ class ScopeClassifier:
 
         with torch.inference_mode():
             logits = self.pairs.logits([pair.sides(self.marker) for pair in pairs])
-            others = torch.stack([logits[:, [1, 2]].logsumexp(1), logits[:, [0, 2]].logsumexp(1)], dim=1)
-            return (logits[:, :2] - others).clamp(-12, 12).cpu().numpy().astype(np.float64)
+            direct, ripple, out = logits.unbind(dim=1)
+            odds = direct - torch.logaddexp(ripple, out), ripple - torch.logaddexp(direct, out)
+            return torch.stack(odds, dim=1).clamp(-12, 12).cpu().numpy().astype(np.float64)
 
     def threshold(self, memory_size: int, false_fire_rate: float | None = None) -> float:
         """The probability from which an edit fires.

@@ -249,7 +249,7 @@ def test_judging_nothing_gives_nothing(classifier):
         ("What is the capital of France?", 0),
         ("Is it true that Paris is the capital of France?", 0),
         ("How many people live in the capital of France?", 1),
-        ("Which country has Lyon as its capital?", 1),
+        ("What is the population of France's capital?", 1),
         ("How long is France's coastline?", None),
     ],
 )
