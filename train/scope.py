@@ -179,11 +179,19 @@ class Job:
     def lent(self) -> list[Case]:
         """A quarter of the cases for calibration: half of the cases of half of the relations.
 
-        So the others are, half and half, of relations that the pair model knows by then and of such as it doesn't, as
-        queries are in use.
+        So the others are, half and half, of relations that the pair model knows by then and of such as it doesn't.
         """
         known = [case for case in self.apart if chance(f"lent {case.relation}") < 0.5]
         return [case for case in known if chance(f"lent {case.edit.statement}") < 0.5]
+
+    def known(self) -> list[Case]:
+        """Edits over the relations that the pair model learns, drawn anew: for calibration."""
+        rng = random.Random(f"{self.settings.seed} known")
+        seen = {case.relation for case in self.learnt}
+        data = Data(self.settings.data)
+        made = scope_forms.invented(data, rng, self.settings.limit or 4_000)
+        cases = [case for case in made if case and case.relation in seen]
+        return scope_forms.varied(cases, rng)
 
     def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
         """The pair model on all relations but half of those that are for calibration, of which it sees half the cases."""
@@ -211,7 +219,9 @@ def train(settings: Settings) -> None:
         combining.put_pair_model(classifier, weights, job.shared)
         lent = {case.edit.statement for case in job.lent()}
         fresh = np.array([edit.statement not in lent for edit in unseen.edit])
-        combining.calibrate(classifier, unseen[fresh], bar.step)
+        shape = (how.sizes, how.queries, how.nearest, how.seed + 1)
+        known = worlds(classifier, job.known(), job.questions[1], *shape, bar.step)
+        combining.calibrate(classifier, Pairs.joined([unseen[fresh], known]), bar.step)
         facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(
             classifier, facts, job.questions[2], how, bar.step
