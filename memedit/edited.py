@@ -362,8 +362,8 @@ class EditedModel:
                 lm = stack.enter_context(rows_applied(self.base, [row for _, row in shared]))
                 parts.append(([i for i, _ in shared], lm))
             for name, rows in alone.items():
-                edits = [edits_per_row[i] for i in rows]
-                applied = self._method(name).applied(self.base, edits, [talks[i] for i in rows])
+                theirs = [edits_per_row[i] for i in rows]
+                applied = self._method(name).applied(self.base, theirs, [talks[i] for i in rows])
                 parts.append((rows, stack.enter_context(applied)))
             yield together(self.base, parts)
 

@@ -143,7 +143,7 @@ def check_readable(module: Any, name: str) -> None:
     quantised = any(
         mark in type(module).__name__.lower() for mark in ("8bit", "4bit", "quant", "gptq", "awq")
     )
-    if quantised or not plain or not known:
+    if stored is None or quantised or not plain or not known:
         found = type(module).__name__ + (f" of {stored.dtype}" if stored is not None else "")
         raise ModelError(
             f"{name} is quantised ({found.replace('torch.', '')}), and this method must read its weight: load the model in "

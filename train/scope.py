@@ -41,7 +41,7 @@ from memedit.training.combining import CombinerSettings
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
 from memedit.training.progress import Progress
-from memedit.training.worlds import OUT, Pairs, Shelf, truth, worlds
+from memedit.training.worlds import Pairs, strangers, worlds
 from memedit.wording import Pair
 
 if TYPE_CHECKING:

@@ -137,7 +137,8 @@ def ask(base: HFModel, edit: Edit, prefixes: Sequence[str] = (), essence: bool =
     if limit is not None and len(rows[0]) + len(target) > limit:
         raise ModelError(too_long(prompt, len(rows[0]), len(target), limit))
     fits = [limit is None or len(ids) + len(target) <= limit for ids in rows]  # no prefix that does not
-    rows, places = ([x for x, fit in zip(xs, fits, strict=True) if fit] for xs in (rows, places))
+    rows = [ids for ids, fit in zip(rows, fits, strict=True) if fit]
+    places = [place for place, fit in zip(places, fits, strict=True) if fit]
     ends = [len(ids) - 1 - place for ids, place in zip(rows, places, strict=True)]
     rows = [*(ids + target for ids in rows[:-1]), rows[-1]]
     pad, device = int(base.tokenizer.pad_token_id), base.device
