@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # false fires that a user may ask for
-NEAR_RATE = 4  # near queries may fire falsely so many times as often as general ones
+NEAR_RATE = 10  # near misses may fire falsely so many times as often as general queries: they were written to be mistaken
 MISSED = 0.003  # share of the queries in scope that the gate may keep from the pair model
 RISING = {
     "share", "whole", "cos_masked", "lens_masked", "lens_whole", "cos_statement", "cos_prompt", "cos_best",
