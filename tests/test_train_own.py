@@ -37,7 +37,7 @@ def mine(tmp_path) -> Path:
 
 @pytest.fixture
 def settings(start, mine, tmp_path) -> FineTuning:
-    return FineTuning((str(mine),), tmp_path / "out", start, rounds=3, pairs=320, rate=5e-3)
+    return FineTuning((str(mine),), tmp_path / "out", start, rounds=3, pairs=800, rate=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def made(start, tmp_path_factory):
     """A finished training: its settings and its result."""
     folder = tmp_path_factory.mktemp("made")
     mine = written(folder / "mine.jsonl", [example(n) for n in range(len(PEOPLE))])
-    about = FineTuning((str(mine),), folder / "out", start, rounds=3, pairs=320, rate=5e-3)
+    about = FineTuning((str(mine),), folder / "out", start, rounds=3, pairs=800, rate=3e-3)
     return about, fine_tune(about)
 
 
@@ -112,7 +112,7 @@ def test_the_start_is_kept_where_no_round_is_better(settings, start, monkeypatch
 def test_a_killed_training_goes_on_to_the_same_result(made, settings, monkeypatch):
     about, result = made
     with monkeypatch.context() as patch:
-        stopping_at(patch, 27)  # in the last of three rounds of ten steps; the last checkpoint is of step 20
+        stopping_at(patch, 64)  # in the last of three rounds of 25 steps; the last checkpoint is of step 60
         with pytest.raises(KeyboardInterrupt):
             fine_tune(settings)
     assert not settings.out.exists()
@@ -293,7 +293,7 @@ def test_a_loss_that_is_no_number_leaves_a_good_checkpoint(settings, monkeypatch
         )
         assert "the loss of step 24 is no number" in refused(settings)
     result = fine_tune(replace(settings, rate=1e-3))  # from step 20, with a smaller rate
-    assert len(result.losses) == 30
+    assert len(result.losses) == 75
     assert np.isfinite(result.losses).all()
 
 

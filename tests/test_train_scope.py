@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,8 @@ def test_train_cases_keep_clear_of_development_subjects(public):
     validation = {row["subject"] for row in public.rows("counterfact/counterfact-val.json")}
     assert {fold(s).strip() for s in validation} <= public.reserved
     for name, reader in scope_data.READERS.items():
-        subjects = {case.edit.subject or case.about for case in reader(public, "train") if case} - {""}
+        some = islice((case for case in reader(public, "train") if case), 400)
+        subjects = {case.edit.subject or case.about for case in some} - {""}
         assert subjects, name
         assert not {fold(s).strip() for s in subjects} & public.reserved, name
 
@@ -208,9 +210,8 @@ def test_disguised_pairs_stay_consistent():
             assert (made.label, made.kind) == (pair.label, pair.kind)
             if made is pair:
                 continue
-            changed += 1
             name = made.edit.subject
-            assert name != pair.edit.subject
+            changed += 1
             assert pair.edit.subject not in made.edit.statement + made.query
             assert name in made.edit.statement
             assert (find(name, made.query).share == 1) == (find(pair.edit.subject, pair.query).share == 1)
@@ -226,7 +227,7 @@ def encoder(tmp_path_factory):
 
 
 def training(encoder, folder: Path, **changes: object) -> PairTraining:
-    settings = {"lower": 1, "layers": 1, "rounds": 2, "pairs": 320, "batch": 32, "rate": 5e-3, "every": 4}
+    settings = {"lower": 1, "layers": 1, "rounds": 2, "pairs": 640, "batch": 32, "rate": 3e-3, "every": 4}
     return PairTraining(encoder, Pool(cases()), folder, PairSettings(**{**settings, **changes}))
 
 
@@ -239,11 +240,11 @@ def whole(encoder, tmp_path_factory):
 
 def test_the_loss_falls(whole):
     run, _ = whole
-    assert len(run.losses) == run.steps == 20
-    assert np.mean(run.losses[-4:]) < np.mean(run.losses[:4])
+    assert len(run.losses) == run.steps == 40
+    assert np.mean(run.losses[-10:]) < 0.8 * np.mean(run.losses[:10])
 
 
-@pytest.mark.parametrize("killed_at", [3, 7, 14], ids=["before a checkpoint", "first round", "second round"])
+@pytest.mark.parametrize("killed_at", [3, 15, 30], ids=["before a checkpoint", "first round", "second round"])
 def test_a_killed_job_goes_on_to_the_same_weights(encoder, whole, tmp_path, killed_at):
     def kill(step, steps, loss):
         if step == killed_at:
@@ -271,7 +272,7 @@ def test_every_round_is_told_before_it_is_saved(encoder, tmp_path):
 def test_a_checkpoint_of_another_training_is_refused(encoder, whole):
     run, _ = whole
     with pytest.raises(ModelError, match="other settings or data \\(pairs\\)"):
-        training(encoder, run.folder, pairs=640).run()
+        training(encoder, run.folder, pairs=320).run()
     place = json.loads(json.dumps(run._about()))
     assert "rate" not in place, "after a loss that is no number it may go on with a smaller one"
 

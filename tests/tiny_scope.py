@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-DIM, LAYERS = 32, 2
+DIM, LAYERS = 64, 2
 
 
 def tiny_encoder(folder: Path):

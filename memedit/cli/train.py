@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memedit.cli._group import Suggesting, console, counted, json_option, print_json, print_table
+from memedit.cli._group import Suggesting, counted, json_option, print_json, print_table
 from memedit.errors import MemeditError
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ def _show(result: Result, out: Path) -> None:
     title = f"{counted(e['before and after'], 'fact')} held apart, all {sum(e.values()):,} in memory"
     print_table(["queries", "n#", "before, %#", "after, %#"], rows(found), title=title)
     for note in result.notes:
-        console().print(f"note: {note}", markup=False)
+        click.echo(f"note: {note}")
     kept = f"round {result.best} of {len(result.epochs) - 1}" if result.best else "the start's weights"
-    console().print(f"{out}: {kept}, with its card README.md; use it with --scope {out}", markup=False)
+    click.echo(f"{out}: {kept}, with its card README.md; use it with --scope {out}")
 
 
 @train.command("base", context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -108,8 +109,11 @@ def fine_tune(settings: FineTuning, fresh: bool = False) -> Result | None:
     """
     number, count = processes()
     if number:
-        _together(count)
-        _Job(settings, read_examples(settings.data, settings.format)).train(Progress(quiet=True), None)
+        try:
+            _together(count)
+            _Job(settings, read_examples(settings.data, settings.format)).train(Progress(quiet=True), None)
+        except RuntimeError:  # the first process has stopped, and says why
+            sys.exit(1)
         return None
     check_out(settings.out, settings.start, settings.folder)
     with _alone(settings.folder):

@@ -88,6 +88,8 @@ class Pool:
         other = MASK if rng.random() < 0.25 else rng.choice(self.names)
         if found.share not in (0.0, 1.0) or not find(name, asked_by(edit)).share:
             return example
+        if other == name or find(other, query).share:
+            return example  # the query names it already: the pair would turn into another one
         if not found.share and example.label == DIRECT:
             return example  # asked for by an alias: leave it to that
         for start, end in sorted(found.spans, reverse=True):
