@@ -1,6 +1,6 @@
 """Relations in our own words for the counterfactual model: forms of every kind, part of them held out to measure with.
 
-Two formats are read: train/scope_relations.txt, and the richer train/relations/*.txt, whose lines begin with a mark: ``+``
+The files are train/relations/*.txt (see scope_bank.py); marks begin their lines: ``+``
 keywords, ``=`` a claim or yes/no question with [X] and [Y], ``~`` two hops, ``<`` asked from the other end, ``!`` another
 question about the subject. Without a mark: a question, an imperative (ends in a full stop), or a sentence that the object ends.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FILES = (HERE / "scope_relations.txt", *sorted((HERE / "relations").glob("*.txt")))
+FILES = tuple(sorted((HERE / "relations").glob("*.txt")))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     python train/sentences.py > memedit/pretrained/text/sentences.txt
 
-Facts are those of base_facts.jsonl, stated by the forms of scope_relations.txt (which are ours) where the relation has
-some; questions end in the answer. Each fact is stated once, by a form drawn by seed.
+Facts are those of base_facts.jsonl, stated by the forms of relations/ (which are ours) where the relation has some; questions
+end in the answer. Each fact is stated once, by a form drawn by seed. The file that ships was made with an earlier, smaller set of forms.
 """
 
 from __future__ import annotations
@@ -14,30 +14,21 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from counterfactual_bank import read
+
 HERE = Path(__file__).parent
-
-
-def forms(text: str) -> dict[str, list[str]]:
-    """ParaRel's relation id -> our forms."""
-    found: dict[str, list[str]] = defaultdict(list)
-    relation = ""
-    for line in text.splitlines():
-        if "|" in line:
-            parts = [part.strip() for part in line.split("|")]
-            relation = parts[2] if len(parts) > 2 else ""
-        elif line.strip() and not line.startswith("#") and relation:
-            found[relation].append(line.strip())
-    return found
 
 
 def sentences(n: int = 6000, seed: int = 0) -> list[str]:
     """n sentences, in no order."""
     rng = random.Random(seed)
-    ours = forms((HERE / "scope_relations.txt").read_text())
+    ours: dict[str, list[str]] = defaultdict(list)
+    for found in read():
+        ours[found.number] += found.forms
     facts = [json.loads(line) for line in (HERE / "base_facts.jsonl").open()]
     out = []
     for relation, subject, obj in rng.sample(facts, len(facts)):
-        if ours.get(relation):
+        if relation and ours.get(relation):
             said = rng.choice(ours[relation]).replace("[X]", subject)
             out.append(re.sub(r"\s+", " ", f"{said} {obj}.").strip())
     return out[:n]
