@@ -212,10 +212,11 @@ class Texts:
         """One question with the object and with another, the verdicts alone learnt: what differs is what decides."""
         rng, out = self.rng, []
         wrong = rng.choice(told.wrong)
-        state, ends = rng.getstate(), rng.random() < 0.1
+        state, ends, seed = rng.getstate(), rng.random() < 0.1, rng.random()
         for obj in dict.fromkeys((told.obj, wrong)):
             rng.setstate(state)
             query, yes, no = self._offered(told, obj)
+            rng.seed(seed)  # the two questions may have taken different numbers of draws
             document = self._written(told, query, yes if obj == told.obj else no)
             answer, _ = document.pieces.pop()
             out.append(document.add(answer.rstrip("."), True).add(".", ends))

@@ -185,13 +185,10 @@ class Job:
         return [case for case in known if chance(f"lent {case.edit.statement}") < 0.5]
 
     def known(self) -> list[Case]:
-        """Edits over the relations that the pair model learns, drawn anew: for calibration."""
+        """Edits over all our relations, drawn anew: for what is settled when the pair model knows them."""
         rng = random.Random(f"{self.settings.seed} known")
-        seen = {case.relation for case in self.learnt}
-        data = Data(self.settings.data)
-        made = scope_forms.invented(data, rng, self.settings.limit or 4_000)
-        cases = [case for case in made if case and case.relation in seen]
-        return scope_forms.varied(cases, rng)
+        made = scope_forms.invented(Data(self.settings.data), rng, self.settings.limit or 4_000)
+        return scope_forms.varied([case for case in made if case], rng)
 
     def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
         """The pair model on all relations but half of those that are for calibration, of which it sees half the cases."""

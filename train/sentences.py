@@ -3,7 +3,8 @@
     python train/sentences.py > memedit/pretrained/text/sentences.txt
 
 Facts are those of base_facts.jsonl, stated by the forms of relations/ (which are ours) where the relation has some; questions
-end in the answer. Each fact is stated once, by a form drawn by seed. The file that ships was made with an earlier, smaller set of forms.
+end in the answer. Each fact is stated once, by a form drawn by seed. The file that ships was
+made with an earlier, smaller set of forms.
 """
 
 from __future__ import annotations

@@ -197,7 +197,12 @@ def stacked(effects: Sequence[Effect | None], module: Any, name: str, x: Tensor)
             by_kind.setdefault(type(part), [None] * len(effects))
             before = by_kind[type(part)][i]
             by_kind[type(part)][i] = part if before is None else before + part
-    make: dict[type, Callable[..., Any]] = {LowRank: _low_rank, Dense: _dense, Neurons: _neurons, Replaced: _replaced}
+    make: dict[type, Callable[..., Any]] = {
+        LowRank: _low_rank,
+        Dense: _dense,
+        Neurons: _neurons,
+        Replaced: _replaced,
+    }
     return [make[kind](own, x) for kind, own in by_kind.items()]
 
 

@@ -81,7 +81,8 @@ class ROME(PatchMethod):
         key = keys(base, asked, [module])[module].mean(0)
         value = optimise(base, asked, [module], how, edit)[module]
         up, down = rank_one(value.delta, key, moment.matrix, settings.ridge)
-        notes: dict[str, float | str] = {"module": module, "loss": value.loss, "probability": value.probability, "steps": value.steps}
+        notes: dict[str, float | str] = {"module": module, "loss": value.loss}
+        notes |= {"probability": value.probability, "steps": value.steps}
         return Solved({module: LowRank(up, down)}, notes)
 
 
