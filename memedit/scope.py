@@ -24,7 +24,7 @@ from memedit.edit import Edit
 from memedit.encoder import Encoder, MiniLM, Named
 from memedit.errors import ModelError
 from memedit.pairs import Marker, PairModel
-from memedit.subjects import MASK, find, mask
+from memedit.subjects import MASK, find, fold, mask
 from memedit.wording import Pair, asked_by, names, same_words
 
 if TYPE_CHECKING:
@@ -232,7 +232,8 @@ class ScopeClassifier:
         out[:, 0] = _sigmoid(near, settings["platt"]["near"])
         read = kept(near, sizes, settings["gate"])
         if len(read):
-            whole = np.hstack([table[read], beside(self.odds([pairs[i] for i in read]), read, sizes)])
+            some = [pairs[i] for i in read]
+            whole = np.hstack([table[read], beside(some, self.odds(some), read, sizes)])
             for at, kind in enumerate(("direct", "ripple")):
                 out[read, at] = _sigmoid(self.trees[kind](whole), settings["platt"][kind])
             out[read, 1] *= 1 - out[read, 0]  # the second asks: and if it is not direct?
@@ -383,21 +384,25 @@ def kept(near: np.ndarray, sizes: Sequence[int], gate: float) -> np.ndarray:
     return np.sort(over[np.arange(len(over)) - first < READ])
 
 
-def beside(odds: np.ndarray, places: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def beside(pairs: Sequence[Pair], odds: np.ndarray, places: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """PAIR_FEATURES, (pairs, 4), of log-odds (pairs, 2).
+
+    Edits of one subject are no rivals: they may state the same fact twice, or contradict each other, and then the
+    router decides.
 
     Args:
         places: where the pairs stand among all, query after query. sizes: candidates of each query.
     """
     owner = np.repeat(np.arange(len(sizes)), sizes)[places]
     lead, rivals = np.full(len(odds), 12.0), np.zeros(len(odds))
+    about = [frozenset(fold(name) for name in pair.names) for pair in pairs]
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(owner)], strict=True):
-        rivals[start:end] = end - start - 1
-        if end - start > 1:
-            mine = odds[start:end, 0]
-            best = np.sort(mine)[::-1]
-            lead[start:end] = mine - np.where(mine == best[0], best[1], best[0])
+        for i in range(start, end) if end - start > 1 else ():
+            others = [odds[j, 0] for j in range(start, end) if not about[i] & about[j]]
+            rivals[i] = len(others)
+            if others:
+                lead[i] = odds[i, 0] - max(others)
     return np.column_stack([odds, np.clip(lead, -12, 12), rivals])
 
 

@@ -245,7 +245,8 @@ def read(classifier: ScopeClassifier, pairs: Pairs, step: Step | None = None) ->
             step("pairs read together", start, len(firsts))
         odds.append(classifier.odds(firsts[start : start + 2048]))
     at = [read[text, id(edit)] for text, edit in zip(some.text, some.edit, strict=True)]
-    some.table = np.hstack([some.table, beside(np.concatenate(odds)[at], rows, pairs.sizes)])
+    every = [firsts[i] for i in at]
+    some.table = np.hstack([some.table, beside(every, np.concatenate(odds)[at], rows, pairs.sizes)])
     return some
 
 
