@@ -26,11 +26,11 @@ class Steps(Protocol):
     """What training reads of a method's settings: at most `steps` of Adam at the rate `lr`, fewer once loss < `enough`."""
 
     @property
-    def steps(self) -> int: ...  # noqa: D102
+    def steps(self) -> int: ...
     @property
-    def lr(self) -> float: ...  # noqa: D102
+    def lr(self) -> float: ...
     @property
-    def enough(self) -> float: ...  # noqa: D102
+    def enough(self) -> float: ...
 
 
 Loss = Callable[[Asked, Tensor], Tensor]  # (texts, logits) -> a number
