@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class GRACE(PatchMethod):
     name = "grace"
     Settings = GRACESettings
     # Keys of the shipped base are about 20 long; the same question in other words lies 6 to 10 away, other subjects 14 and
-    # more. The paper's 1.0 holds the edit's own prompt alone (gen 13 of 8 questions; 100 with 10.0, neighbours 100 as well).
+    # more. The paper's 1.0 holds the edit's own prompt alone (gen 1 of 8, neighbours 60 of 60; with 10.0 8 of 8 and 60 of 60).
     small: ClassVar[dict[str, Any]] = {"radius": 10.0}
 
     def solve(self, base: HFModel, edit: Edit, settings: GRACESettings) -> Solved:
