@@ -78,7 +78,7 @@ def test_what_has_no_such_layout_is_refused():
         Layout.of(mixtral)
 
 
-@pytest.mark.parametrize("method", ["rome", "ft-m"])
+@pytest.mark.parametrize("method", ["rome", "ft-m", "ft-l"])
 def test_quantised_weights_are_refused(method):
     class Linear8bitLt(torch.nn.Linear):
         pass

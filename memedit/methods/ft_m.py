@@ -10,7 +10,7 @@ With W (out, in) an `mlp_out` and D its change, which starts at zero:
 Patch: the dense D (out, in) on one `mlp_out`; Adam's steps make it of full rank.
 Needs: prompt and target. Reads activations and gradients; weights are never written, but a quantised layer is refused,
 since its output is no plain product.
-Relations: `ft-l` bounds D's largest entry and trains on the last token of the target, as ROME's baseline does.
+Relations: `ft-l` bounds D's entries, and asks all of the target of the prompt's last position, as ROME's baseline does.
 
 Example:
     >>> load_method("ft-m", steps=40)                                               # doctest: +SKIP
@@ -26,12 +26,10 @@ from torch import Tensor
 
 from memedit import layout
 from memedit.edit import Edit
-from memedit.errors import MethodError
 from memedit.layout import Layout
-from memedit.lm import shortened
 from memedit.methods._effects import Dense
 from memedit.methods._locate import ask
-from memedit.methods._watch import Hook, watched
+from memedit.methods._train import Loss, Steps, per_token, trained
 from memedit.methods.patched import PatchMethod, Solved
 
 if TYPE_CHECKING:
@@ -68,33 +66,34 @@ class FTM(PatchMethod):
         return Solved({module: Dense(delta)}, {"module": module, "loss": loss, "steps": step})
 
 
-def tuned(base: HFModel, edit: Edit, module: str, settings: FTMSettings) -> tuple[Tensor, float, int]:
+def tuned(
+    base: HFModel,
+    edit: Edit,
+    module: str,
+    how: Steps,
+    *,
+    name: str = FTM.name,
+    loss: Loss = per_token,
+    bound: float | None = None,
+) -> tuple[Tensor, float, int]:
     """D (out, in) in float32, the loss that it reached, and the steps that it took.
+
+    Args:
+        bound: no entry of D is larger than this.
 
     Raises:
         MethodError: the loss is no number, or the target no token.
     """
-    asked = ask(base, edit, essence=False)
     weight = layout.weight(base.model, module)
     delta = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.lr)
 
     def shift(args: tuple[Any, ...], output: Tensor) -> Tensor:
         return output + args[0] @ delta.T.to(args[0].dtype)
 
-    hook: Hook = shift
-    loss, step = torch.tensor(0.0), 0
-    with torch.enable_grad(), watched(base, {module: hook}):
-        for step in range(settings.steps + 1):
-            said, _ = asked.said(asked.forward(base))
-            loss = -said.mean()
-            if not bool(torch.isfinite(loss)):
-                raise MethodError(
-                    f"fine-tuning on {shortened(edit.prompt or '', 60)!r} gave no number in step {step}: "
-                    "take a lower rate (--set ft-m.lr=1e-4), or load the model in float32"
-                )
-            if float(loss.detach()) < settings.enough or step == settings.steps:
-                break
-            (delta.grad,) = torch.autograd.grad(loss, [delta])
-            optimiser.step()
-    return delta.detach().cpu(), float(loss.detach()), step
+    def within() -> None:
+        if bound is not None:
+            delta.clamp_(-bound, bound)
+
+    asked, hooks = ask(base, edit, essence=False), {module: shift}
+    reached, step = trained(base, edit, asked, hooks, [delta], how, name=name, loss=loss, after=within)
+    return delta.detach().cpu(), reached, step
