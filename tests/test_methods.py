@@ -38,7 +38,15 @@ HANDED = {"demonstrations": {"retrieve": demonstrations}}
 
 
 # What makes the tests quick; a method that needs nothing of it has no entry.
-QUICK = {"rome": {"steps": 12, "lr": 0.3, "prefixes": [[2, 3]]}, "ft-m": {"steps": 3}}
+_SEARCH = {"steps": 12, "lr": 0.3, "prefixes": [[2, 3]]}
+QUICK = {
+    "rome": _SEARCH,
+    "memit": _SEARCH,
+    "pmet": _SEARCH,
+    # Random keys use all directions alike: the default's share leaves one of 48.
+    "alphaedit": {**_SEARCH, "share": 0.6},
+    "ft-m": {"steps": 3},
+}
 
 
 def made(name, **settings):
