@@ -295,8 +295,8 @@ def optimise(
 
     Args:
         names: of modules whose output is (rows, columns, d): a projection, attention, a whole block.
-        measure: another module, none of them, whose output is the |v| of decay and clamp; None takes each module's own. What an MLP
-            adds may be small beside the stream that it adds to.
+        measure: another module, whose output is the |v| of decay and clamp; None takes each module's own. What an
+            MLP adds may be small beside the stream that it adds to.
 
     Raises:
         MethodError: the loss is no number.
