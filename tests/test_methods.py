@@ -44,7 +44,7 @@ QUICK = {
     "memit": _SEARCH,
     "pmet": _SEARCH,
     # Random keys use all directions alike: the default's share leaves one of 48.
-    "alphaedit": {**_SEARCH, "share": 0.6},
+    "alphaedit": {**_SEARCH, "steps": 20, "lr": 1.0, "share": 0.6},
     "ft-m": {"steps": 3},
 }
 
