@@ -41,6 +41,15 @@ HANDED = {"demonstrations": {"retrieve": demonstrations}}
 QUICK = {"rome": {"steps": 12, "lr": 0.3, "prefixes": [[2, 3]]}, "ft-m": {"steps": 3}}
 # Tiny models' keys are short: within the radius for the shipped base, any activation would be replaced.
 QUICK |= {"grace": {"steps": 12, "radius": 0.1}, "lora": {"steps": 3}, "ft-l": {"steps": 3}}
+_SEARCH = {"steps": 12, "lr": 0.3, "prefixes": [[2, 3]]}
+QUICK = {
+    "rome": _SEARCH,
+    "memit": _SEARCH,
+    "pmet": _SEARCH,
+    # Random keys use all directions alike: the default's share leaves one of 48.
+    "alphaedit": {**_SEARCH, "steps": 20, "lr": 1.0, "share": 0.6},
+    "ft-m": {"steps": 3},
+}
 
 
 def made(name, **settings):

@@ -118,6 +118,33 @@ METHODS: dict[str, MethodInfo] = {
             patch="a rank-one term of one MLP's output projection",
             summary="writes the fact into one MLP at its subject's key, for the rows that need it",
         ),
+        MethodInfo(
+            "memit",
+            "memedit.methods.memit:MEMIT",
+            family="intrinsic",
+            paper="arXiv 2210.07229",
+            needs=("prompt", "target"),
+            patch="a rank-one term of the output projection of several MLPs",
+            summary="as rome, with the change spread over the MLPs of several layers",
+        ),
+        MethodInfo(
+            "pmet",
+            "memedit.methods.pmet:PMET",
+            family="intrinsic",
+            paper="arXiv 2308.08742",
+            needs=("prompt", "target"),
+            patch="a rank-one term of the output projection of several MLPs",
+            summary="as memit, from the MLP's own output, with a larger share for lower layers",
+        ),
+        MethodInfo(
+            "alphaedit",
+            "memedit.methods.alphaedit:AlphaEdit",
+            family="intrinsic",
+            paper="arXiv 2410.02355",
+            needs=("prompt", "target"),
+            patch="a rank-one term of the output projection of several MLPs",
+            summary="as memit, kept out of the directions that other keys use",
+        ),
     )
 }
 

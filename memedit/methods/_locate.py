@@ -287,18 +287,30 @@ def keys(base: HFModel, asked: Asked, names: Sequence[str]) -> dict[str, Tensor]
 
 
 def optimise(
-    base: HFModel, asked: Asked, names: Sequence[str], how: Optimiser, edit: Edit
+    base: HFModel, asked: Asked, names: Sequence[str], how: Optimiser, edit: Edit, measure: str | None = None
 ) -> dict[str, Value]:
     """The change to the outputs of modules, at the subject's last token, that makes the model say the target.
 
     ROME's equation 4, with delta = z - v for every named module at once (MEMIT takes a block, PMET attention and MLP):
     mean over rows of -log P(target | row) + kl * KL(P(. | essence) || before) + decay * |delta|^2 / |v|^2.
 
+    Args:
+        names: of modules whose output is (rows, columns, d): a projection, attention, a whole block.
+        measure: another module, whose output is the |v| of decay and clamp; None takes each module's own. What an
+            MLP adds may be small beside the stream that it adds to.
+
     Raises:
         MethodError: the loss is no number.
     """
     deltas: dict[str, Tensor] = {}
     before: dict[str, Tensor] = {}
+    lengths: dict[str, Tensor] = {}
+
+    def look(args: tuple[Any, ...], output: Tensor) -> None:  # in the first step, when delta is nothing
+        lengths.setdefault(measure or "", asked.at_subject(output)[0].detach().float().norm())
+
+    def length(name: str) -> Tensor:
+        return before[name].norm() if measure is None else lengths[measure]
 
     def shift(name: str) -> Hook:
         def hook(args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -318,7 +330,10 @@ def optimise(
         rows = found.mean(1)
         return -rows.mean(), essence, rows.exp().mean()
 
-    with torch.enable_grad(), watched(base, {name: shift(name) for name in names}):
+    hooks: dict[str, Hook] = {name: shift(name) for name in names}
+    if measure is not None:
+        hooks[measure] = look
+    with torch.enable_grad(), watched(base, hooks):
         first: Tensor | None = None
         optimiser: torch.optim.Optimizer | None = None
         step, total, probability = 0, torch.tensor(0.0), torch.tensor(0.0)
@@ -327,7 +342,7 @@ def optimise(
             first = essence.detach() if first is None else first
             parts = list(deltas.values())
             kl = torch.nn.functional.kl_div(essence, first, log_target=True, reduction="sum")
-            shrink = sum((d.square().sum() / before[n].square().sum() for n, d in deltas.items()), nll * 0)
+            shrink = sum((d.square().sum() / length(n).square() for n, d in deltas.items()), nll * 0)
             total = nll + how.kl * kl + how.decay * shrink
             if not bool(torch.isfinite(total)):
                 raise MethodError(
@@ -342,7 +357,7 @@ def optimise(
             optimiser.step()
             with torch.no_grad():
                 for name, delta in deltas.items():
-                    most = how.clamp * before[name].norm()
+                    most = how.clamp * length(name)
                     delta.mul_((most / delta.norm().clamp(min=1e-12)).clamp(max=1))
     return {
         name: Value(
