@@ -5,8 +5,8 @@
     accelerate launch -m train.scope                        # the pair model on several GPUs
 
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
-relations; then lenses and trees are made on the others, which it never saw, as they are met in use; at last it learns
-these too, and probabilities and thresholds are calibrated on what it still has not seen.
+relations; then lenses and trees are made on the others, which it never saw; then it learns these too, and the trees
+see it again, on edits drawn anew over all relations. Probabilities and thresholds are calibrated on further ones.
 Beside it: `scope_data.py` reads the public data, `scope_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
 cases together, `scope_encoder.py` has the encoder's files. What users' own trainings share is memedit.training.
 `memedit eval scope` measures the result.
@@ -41,7 +41,7 @@ from memedit.training.combining import CombinerSettings
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
 from memedit.training.progress import Progress
-from memedit.training.worlds import Pairs, strangers, worlds
+from memedit.training.worlds import Pairs, read, strangers, worlds
 from memedit.wording import Pair
 
 if TYPE_CHECKING:
@@ -176,14 +176,6 @@ class Job:
         how = PairSettings(s.lower, s.layers, s.rounds, s.pairs, s.batch, s.rate, seed=s.seed)
         return PairTraining(self.shared, Pool(self.learnt, self.near), s.work / "pair", how).run(bar.loss)
 
-    def lent(self) -> list[Case]:
-        """A quarter of the cases for calibration: half of the cases of half of the relations.
-
-        So the others are, half and half, of relations that the pair model knows by then and of such as it doesn't.
-        """
-        known = [case for case in self.apart if chance(f"lent {case.relation}") < 0.5]
-        return [case for case in known if chance(f"lent {case.edit.statement}") < 0.5]
-
     def known(self) -> list[Case]:
         """Edits over all our relations, drawn anew: for what is settled when the pair model knows them."""
         rng = random.Random(f"{self.settings.seed} known")
@@ -191,10 +183,10 @@ class Job:
         return scope_forms.varied([case for case in made if case], rng)
 
     def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
-        """The pair model on all relations but half of those that are for calibration, of which it sees half the cases."""
+        """The pair model on all relations: those that were kept apart served as near misses of others until now."""
         s = self.settings
         kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.7]
-        pool = Pool([*self.grown, *kept, *self.lent()], self.near)
+        pool = Pool([*self.grown, *self.apart, *kept], self.near)
         how = PairSettings(s.lower, s.layers, 2, s.settled, s.batch, s.rate * 2 / 3, seed=s.seed)
         return PairTraining(self.shared, pool, s.work / "settle", how, weights).run(bar.settling)
 
@@ -207,18 +199,19 @@ def train(settings: Settings) -> None:
         settings.sizes, settings.queries, ground=settings.ground, trees=settings.trees, leaves=settings.leaves,
         seed=settings.seed,
     )  # fmt: skip
+    shape = (how.sizes, how.queries, how.nearest, how.seed + 1)
     with Progress() as bar:
         weights = job.rounds(bar)
         combining.put_pair_model(classifier, weights, job.shared)
-        unseen = combining.combine(classifier, parts_, job.questions, how, bar.step)
-        # The trees are settled, on relations that the pair model had not seen. Now it may see them all.
+        pairs = combining.combine(classifier, parts_, job.questions, how, bar.step)
         weights = job.last_rounds(weights, bar)
         combining.put_pair_model(classifier, weights, job.shared)
-        lent = {case.edit.statement for case in job.lent()}
-        fresh = np.array([edit.statement not in lent for edit in unseen.edit])
-        shape = (how.sizes, how.queries, how.nearest, how.seed + 1)
+        # What it says of relations that it didn't know, by then, and of those that it knows, now.
         known = worlds(classifier, job.known(), job.questions[1], *shape, bar.step)
-        combining.calibrate(classifier, Pairs.joined([unseen[fresh], known]), bar.step)
+        half = np.array([chance(f"half {text}") < 0.55 for text in known.text])
+        known, apart = read(classifier, known[half], bar.step), known[~half]
+        combining.weigh(classifier, Pairs.joined([pairs, known]), how)
+        combining.calibrate(classifier, apart, bar.step)
         facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(
             classifier, facts, job.questions[2], how, bar.step

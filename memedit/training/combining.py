@@ -76,7 +76,7 @@ def combine(
 ) -> Pairs:
     """Grind the lenses, fit the trees, calibrate; the classifier, which has its pair model, is changed in place.
 
-    Returns the pairs that calibration saw, as the trees that rule out see them.
+    Returns the pairs that the trees learned from, with PAIR_FEATURES.
 
     Args:
         parts: cases for the lenses, for the trees, for calibration; no two share a relation.
@@ -94,16 +94,21 @@ def combine(
     )
     made["gate"] = gate(classifier.trees["near"](unseen.table), unseen)
     pairs = read(classifier, pairs, step)
+    weigh(classifier, pairs, settings)
+    calibrate(classifier, unseen, step)
+    made["thresholds"] |= thresholds(classifier, facts(*parts), general[2], settings, step)
+    made["probes"] = classifier.probes()
+    return pairs
+
+
+def weigh(classifier: ScopeClassifier, pairs: Pairs, settings: CombinerSettings) -> None:
+    """The trees that weigh the pair model's word: direct or not, and if not, ripple or not."""
     for kind, label, of in (
         ("direct", DIRECT, np.arange(len(pairs.label))),
         ("ripple", RIPPLE, pairs.label != DIRECT),
     ):
         some = pairs[of]
         classifier.trees[kind] = fit(some, some.label == label, settings)
-    calibrate(classifier, unseen, step)
-    made["thresholds"] |= thresholds(classifier, facts(*parts), general[2], settings, step)
-    made["probes"] = classifier.probes()
-    return unseen
 
 
 def calibrate(classifier: ScopeClassifier, unseen: Pairs, step: Step | None = None) -> None:
