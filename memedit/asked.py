@@ -85,8 +85,3 @@ def routed(
         by_text.get(i, Route(texts[i], (), (), 1.0, None)) if talk is None else next(by_talk)
         for i, talk in enumerate(talks)
     ]
-
-
-def tails(talks: Talks) -> list[int | None]:
-    """Before how many of each row's last tokens a fact is stated; None: before the whole row."""
-    return [None if talk is None else talk.tail for talk in talks]

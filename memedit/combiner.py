@@ -21,13 +21,16 @@ class Trees:
     """A sum of small regression trees, as arrays of shape (trees, nodes).
 
     A leaf points at itself, so all trees are walked for the same number of steps without a branch.
+
+    Args:
+        arrays: by NAMES. prefix: before each name, where several ensembles share a file.
     """
 
     NAMES = ("feature", "cut", "left", "right", "value", "depth", "base")
 
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays = {name: arrays[name] for name in self.NAMES}
-        self._depth, self._base = int(arrays["depth"][0]), float(arrays["base"][0])
+    def __init__(self, arrays: dict[str, np.ndarray], prefix: str = "") -> None:
+        self.arrays = {name: arrays[prefix + name] for name in self.NAMES}
+        self._depth, self._base = int(self.arrays["depth"][0]), float(self.arrays["base"][0])
         self._placed: dict[torch.device, tuple[torch.Tensor, ...]] = {}
 
     @classmethod

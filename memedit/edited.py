@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memedit import batches
-from memedit.asked import Asked, Talks, routed, tails
+from memedit.asked import Asked, Talks, routed
 from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
 from memedit.demonstrations import handed
 from memedit.errors import ModelError
 from memedit.explanation import Explanation
+from memedit.kept import MemoryPatches, bound
 from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
 from memedit.methods import load_method, method_info, settings_by_name
 from memedit.router import Route, Router
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from memedit.edit import Edit
     from memedit.memory import EditMemory
-    from memedit.methods._rows import AppliedModel
+    from memedit.methods._together import RowsModel
     from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
 
@@ -52,6 +54,7 @@ class EditedModel:
         self.router = router
         self._settings = settings_by_name(settings or {})
         self.asked = Asked(base)
+        self.patches = MemoryPatches(router.memory)
         self._methods: dict[str, EditMethod] = {}
         for name in self._settings:
             self._method(name)  # what can't be set is said now, and not at the first edit that fires
@@ -67,7 +70,7 @@ class EditedModel:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         device_map: str | dict[str, Any] | None = None,
-        classifier: ScopeClassifier | None = None,
+        classifier: ScopeClassifier | str | Path | None = None,
         false_fire_rate: float | None = None,
         settings: Settings | None = None,
         trust_remote_code: bool = False,
@@ -78,6 +81,8 @@ class EditedModel:
             model: the shipped "base", a folder, a hub name, or a model object (then with its tokenizer).
             memory: a memory's folder (made where there is none) or an open `EditMemory`.
             method: overrides the methods that the edits and the memory name.
+            classifier: the scope classifier that decides, or its folder (`memedit train scope` makes one); None for the
+                memory's, which is the shipped one.
             false_fire_rate: share of general queries that may fire; None takes the classifier's default.
             device: of the base, and of the memory where that is opened here; None takes a GPU where there is one.
             dtype, device_map: of the base, see `HFModel.from_pretrained`; with a device_map, device is the memory's.
@@ -86,8 +91,12 @@ class EditedModel:
         Raises:
             ModelError, MemoryError_, MethodError: what was wrong and what to do.
         """
+        from memedit.devices import best
         from memedit.memory import EditMemory
+        from memedit.scope import ScopeClassifier
 
+        if isinstance(classifier, (str, Path)):
+            classifier = ScopeClassifier.load(classifier, device=best(device))
         if not isinstance(memory, EditMemory):
             memory = EditMemory.open(memory, encoder=classifier, device=device)
         router = Router(memory, classifier, false_fire_rate=false_fire_rate, method=method)
@@ -212,7 +221,7 @@ class EditedModel:
             own = batches.numbered(options, rows)
             return lm.generate([prompts[i] for i in rows], batch_size=batch_size, seed=seed, **own)
 
-        return self._by_route(routes, tails(talks), answer)
+        return self._by_route(routes, talks, answer)
 
     def chat(
         self,
@@ -269,15 +278,17 @@ class EditedModel:
         same_number(prompts, targets, "targets")
         talks = self.asked.in_texts(prompts)
         routes = self._routes(prompts, routes, talks)
-        after = [  # of a conversation's last turn and its target
-            None if tail is None else tail + len(self.base.target_ids(prompt, target))
-            for tail, prompt, target in zip(tails(talks), prompts, targets, strict=True)
+        talks = [  # a conversation's last turn goes on with its target
+            talk
+            if talk is None or talk.tail is None
+            else replace(talk, tail=talk.tail + len(self.base.target_ids(prompt, target)))
+            for talk, prompt, target in zip(talks, prompts, targets, strict=True)
         ]
 
         def answer(rows: list[int], lm: Any) -> list[Score]:
             return lm.score([prompts[i] for i in rows], [targets[i] for i in rows], **options)
 
-        return self._by_route(routes, after, answer)
+        return self._by_route(routes, talks, answer)
 
     def unedited(self, prompts: Sequence[str], routes: Sequence[Route], **options: Any) -> list[str]:
         """What the base says to the same prompts, in the same batches as `generate` makes of these routes."""
@@ -304,7 +315,7 @@ class EditedModel:
         if not route.fired:
             return Explanation(route, prompt, base, base)
         talks = self.asked.in_texts([prompt])
-        with self.knowing([[c.edit for c in route.edits]], tails(talks)) as lm:
+        with self.knowing([[c.edit for c in route.edits]], talks) as lm:
             (text,) = lm.generate([prompt], **options)
         (read,) = lm.read
         before = prompt.rfind(talks[0].turns[talks[0].last].text) if talks[0] else 0
@@ -316,23 +327,45 @@ class EditedModel:
             tuple(piece.text for piece in read.left_out),
         )
 
+    @contextmanager
     def knowing(
-        self, edits_per_row: Sequence[Sequence[Edit]], tails: Sequence[int | None] | None = None
-    ) -> AbstractContextManager[AppliedModel]:
-        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods: one batch serves all.
+        self, edits_per_row: Sequence[Sequence[Edit]], talks: Talks | None = None
+    ) -> Iterator[RowsModel]:
+        """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods.
+
+        Rows of contexts and patches share one batch. A row with an edit whose method answers by itself is answered
+        by that method, which is told all of the row's edits; of two such methods by the newest edit's.
 
         Args:
-            tails: before how many of a row's last tokens the edits are stated; None: before the whole row.
+            talks: the rows that are conversations, None for the others: edits are stated before the last user turn.
         """
         from memedit.methods._rows import Row, rows_applied
+        from memedit.methods._together import together
 
-        rows = []
-        for i, edits in enumerate(edits_per_row):
-            row = Row(tail=tails[i] if tails else None)
-            for name, own in self._by_method(edits).items():
-                row = row + self._method(name).row(own)
-            rows.append(row)
-        return rows_applied(self.base, rows)
+        talks = [None] * len(edits_per_row) if talks is None else talks
+        shared: list[tuple[int, Row]] = []
+        alone: dict[str, list[int]] = {}
+        for i, (edits, talk) in enumerate(zip(edits_per_row, talks, strict=True)):
+            by_method = self._by_method(edits)
+            own = [name for name in by_method if self._method(name).answers_itself]
+            if own:
+                newest = next(name for e in reversed(edits) if (name := self.router.method_of(e)) in own)
+                alone.setdefault(newest, []).append(i)
+                continue
+            row = Row(tail=None if talk is None else talk.tail)
+            for name, some in by_method.items():
+                row = row + self._method(name).row(self.base, some)
+            shared.append((i, row))
+        with ExitStack() as stack:
+            parts: list[tuple[list[int], RowsModel]] = []
+            if shared or not alone:
+                lm = stack.enter_context(rows_applied(self.base, [row for _, row in shared]))
+                parts.append(([i for i, _ in shared], lm))
+            for name, rows in alone.items():
+                theirs = [edits_per_row[i] for i in rows]
+                applied = self._method(name).applied(self.base, theirs, [talks[i] for i in rows])
+                parts.append((rows, stack.enter_context(applied)))
+            yield together(self.base, parts)
 
     def _routes(
         self,
@@ -354,13 +387,13 @@ class EditedModel:
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
             given = {**handed(method_info(name).handed, self.memory), **self._settings.get(name, {})}
-            self._methods[name] = load_method(name, **given)
+            self._methods[name] = bound(load_method(name, **given), self.patches)
         return self._methods[name]
 
     def _by_route(
         self,
         routes: Sequence[Route],
-        tails: Sequence[int | None],
+        talks: Talks,
         answer: Callable[[list[int], Any], list[Any]],
     ) -> list[Any]:
         """Answers in order: rows without an edit from the base itself, the others from the base with their edits applied."""
@@ -369,7 +402,7 @@ class EditedModel:
         parts = [(plain, answer(plain, self.base))] if plain else []
         if edited:
             with self.knowing(
-                [[c.edit for c in routes[i].edits] for i in edited], [tails[i] for i in edited]
+                [[c.edit for c in routes[i].edits] for i in edited], [talks[i] for i in edited]
             ) as lm:
                 parts.append((edited, answer(edited, lm)))
         out: dict[int, list[Any]] = {}
@@ -413,8 +446,8 @@ class EditedModel:
                 "cache_implementation", "dynamic"
             )  # the model's default may be one of fixed size
         plain = [i for i, route in enumerate(routes) if not route.fired]
-        edits, after = [[c.edit for c in routes[i].edits] for i in edited], tails([talks[i] for i in edited])
-        with self.knowing(edits, after) as lm:
+        edits = [[c.edit for c in routes[i].edits] for i in edited]
+        with self.knowing(edits, [talks[i] for i in edited]) as lm:
             if not plain:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
             parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]

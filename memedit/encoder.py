@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -47,6 +47,9 @@ class MiniLM:
         device: a torch device; None for the CPU.
         precision: "bfloat16", "float32", or None for the faster: bfloat16 where the processor multiplies it in tiles.
 
+    Attributes:
+        keep: if set, is handed the token ids of every batch and what its layer `kept_layer` gave, (batch, length, dim).
+
     Raises:
         ModelError: a file is missing or is not what its name says.
     """
@@ -74,6 +77,11 @@ class MiniLM:
             for key, value in weights.items()
         }
         self.dim = int(self.config["hidden_size"])
+        self.heads = int(self.config["num_attention_heads"])
+        self.layers = int(self.config["num_hidden_layers"])
+        self.eps = float(self.config["layer_norm_eps"])
+        self.kept_layer = 0
+        self.keep: Callable[[list[list[int]], torch.Tensor], None] | None = None
         self._join_projections()
 
     @property
@@ -85,7 +93,7 @@ class MiniLM:
         """Query, key and value of a layer as one matrix: one product in place of three."""
         import torch
 
-        for layer in range(int(self.config["num_hidden_layers"])):
+        for layer in range(self.layers):
             at = f"encoder.layer.{layer}.attention.self."
             for kind in ("weight", "bias"):
                 parts = [self.weights.pop(f"{at}{part}.{kind}") for part in ("query", "key", "value")]
@@ -119,55 +127,93 @@ class MiniLM:
 
     def _forward(self, rows: list[list[int]]) -> torch.Tensor:
         """BERT over rows of token ids, sorted by length; mean over the tokens; (n, dim)."""
-        import torch
-        from torch.nn.functional import (
-            embedding,
-            gelu,
-            layer_norm,
-            linear,
-            normalize,
-            scaled_dot_product_attention,
-        )
+        from torch.nn.functional import normalize
 
-        w, width, heads = self.weights, self.dim, int(self.config["num_attention_heads"])
-        eps = float(self.config["layer_norm_eps"])
         longest = len(rows[-1])
-        # Made on the host and sent without waiting: made on a GPU at once, each would hold up the host.
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        ids = ids.to(self.device, non_blocking=True)
-        real = None
-        if len(rows[0]) < longest:
-            lengths = torch.tensor([len(row) for row in rows]).to(self.device, non_blocking=True)
-            real = torch.arange(longest, device=self.device) < lengths[:, None]
-
-        def norm(x: torch.Tensor, at: str) -> torch.Tensor:
-            return layer_norm(x, (width,), w[at + ".weight"], w[at + ".bias"], eps)
-
-        def dense(x: torch.Tensor, at: str) -> torch.Tensor:
-            return linear(x, w[at + ".weight"], w[at + ".bias"])
-
-        x = embedding(ids, w["embeddings.word_embeddings.weight"])
-        x = (
-            x
-            + w["embeddings.position_embeddings.weight"][:longest]
-            + w["embeddings.token_type_embeddings.weight"][0]
-        )
-        x = norm(x, "embeddings.LayerNorm")
-        for layer in range(int(self.config["num_hidden_layers"])):
-            at = f"encoder.layer.{layer}."
-            # (batch, heads, length, width of a head), three times
-            q, k, v = dense(x, f"{at}attention.self.all").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-            mixed = scaled_dot_product_attention(
-                q, k, v, attn_mask=None if real is None else real[:, None, None]
-            )
-            mixed = dense(mixed.transpose(1, 2).flatten(2), at + "attention.output.dense")
-            x = norm(x + mixed, at + "attention.output.LayerNorm")
-            inner = dense(gelu(dense(x, at + "intermediate.dense")), at + "output.dense")
-            x = norm(x + inner, at + "output.LayerNorm")
+        ids, real = padded(rows, self.device)
+        x = self.start(ids, longest)
+        for layer in range(self.layers):
+            x = self.layer(x, layer, real)
+            if layer + 1 == self.kept_layer and self.keep is not None:
+                self.keep(rows, x)
         x = x.float()
         if real is None:
             return normalize(x.mean(1), dim=-1)
         return normalize((x * real[..., None]).sum(1) / real.sum(1, keepdim=True), dim=-1)
+
+    def start(self, ids: torch.Tensor, longest: int) -> torch.Tensor:
+        """What the first layer reads: (batch, length, dim) for token ids (batch, length)."""
+        from torch.nn.functional import embedding, layer_norm
+
+        w = self.weights
+        x = (
+            embedding(ids, w["embeddings.word_embeddings.weight"])
+            + w["embeddings.position_embeddings.weight"][:longest]
+            + w["embeddings.token_type_embeddings.weight"][0]
+        )
+        at = "embeddings.LayerNorm"
+        return layer_norm(x, (self.dim,), w[f"{at}.weight"], w[f"{at}.bias"], self.eps)
+
+    def layer(self, x: torch.Tensor, layer: int, real: torch.Tensor | None) -> torch.Tensor:
+        """One layer over (batch, length, dim); `real` (batch, length) is False at padding, None without any."""
+        return bert_layer(x, self.weights, f"encoder.layer.{layer}.", self.heads, self.eps, real)
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Token ids (batch, length), and which are real: None where all are.
+
+    Made on the host and sent without waiting: made on a GPU at once, each would hold up the host.
+    """
+    import torch
+
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+    ids = ids.to(device, non_blocking=True)
+    if min(lengths) == longest:
+        return ids, None
+    sizes = torch.tensor(lengths).to(device, non_blocking=True)
+    return ids, torch.arange(longest, device=device) < sizes[:, None]
+
+
+def bert_layer(
+    x: torch.Tensor,
+    weights: Mapping[str, torch.Tensor],
+    at: str,
+    heads: int,
+    eps: float,
+    real: torch.Tensor | None,
+    first: bool = False,
+) -> torch.Tensor:
+    """One post-norm layer of BERT (Devlin et al., arXiv 1810.04805) with query, key and value joined.
+
+    Args:
+        x: (batch, length, dim). weights: by Hugging Face's names after the prefix `at`, but "attention.self.all" for
+            the joined projections. real: (batch, length), False at padding. first: only the first token's output is
+            wanted, (batch, 1, dim), which costs a quarter.
+    """
+    from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return layer_norm(x, x.shape[-1:], weights[f"{at}{name}.weight"], weights[f"{at}{name}.bias"], eps)
+
+    def dense(x: torch.Tensor, name: str) -> torch.Tensor:
+        return linear(x, weights[f"{at}{name}.weight"], weights[f"{at}{name}.bias"])
+
+    # (batch, heads, length, width of a head), three times
+    if first:
+        weight, bias = weights[f"{at}attention.self.all.weight"], weights[f"{at}attention.self.all.bias"]
+        width = x.shape[-1]
+        k, v = linear(x, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x[:, :1]
+        q = linear(x, weight[:width], bias[:width]).unflatten(-1, (heads, -1)).transpose(1, 2)
+    else:
+        q, k, v = dense(x, "attention.self.all").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = scaled_dot_product_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
+    mixed = dense(mixed.transpose(1, 2).flatten(2), "attention.output.dense")
+    x = norm(x + mixed, "attention.output.LayerNorm")
+    inner = dense(gelu(dense(x, "intermediate.dense")), "output.dense")
+    return norm(x + inner, "output.LayerNorm")
 
 
 class Named:

@@ -65,6 +65,7 @@ def ask_all(
         (q.kind, c.id, q.prompt, q.answers, -1 if q.of is None else own[q.of])
         for c, own in zip(cases, ids, strict=True)
         for q in c.queries
+        if q.kind != "ripple"
     ]
     asked += [("unrelated", "", prompt, (), -1) for prompt in unrelated]
     order = sorted(range(len(asked)), key=lambda i: len(asked[i][2]))  # like lengths together: less padding

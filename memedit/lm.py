@@ -6,13 +6,11 @@ target after a prompt. An `HFModel` also has the Hugging Face face, `generate_id
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -84,6 +82,7 @@ class HFModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.prefixes = PrefixCache()
+        self._fingerprint: tuple[Any, str] | None = None
         # A fast tokenizer keeps padding and truncation as state of its own: one call at a time.
         self.tokenizing = threading.Lock()
         if tokenizer.pad_token_id is None:
@@ -129,16 +128,18 @@ class HFModel:
         """Where the inputs go: the device of the input embedding."""
         return spread.input_device(self.model)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hex digest of all weights and their names: what a prepared patch belongs to."""
-        import torch
+        """Hex digest of all weights and their names: what a prepared patch belongs to.
 
-        digest = hashlib.sha256()
-        for name, tensor in sorted(spread.weights(self.model).items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        Taken anew where a weight was replaced or written in place since (torch counts that, but for writes to `.data`).
+        """
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        state = tuple((id(t), t._version) for t in tensors if not t.is_inference())
+        known = self._fingerprint
+        if known is None or known[0] != state:
+            self._fingerprint = known = (state, spread.digest(self.model))
+        return known[1]
 
     @property
     def context_length(self) -> int | None:
@@ -230,7 +231,7 @@ class HFModel:
         """Hugging Face's own `generate`: ids (batch, length) in, ids (rows, length + new) out."""
         import torch
 
-        self._check_mode()
+        self.check_mode()
         options = dict(inputs)
         if self.model.generation_config.pad_token_id is None and options.get("generation_config") is None:
             options.setdefault("pad_token_id", self.tokenizer.pad_token_id)
@@ -245,7 +246,7 @@ class HFModel:
         """
         import torch
 
-        self._check_mode()
+        self.check_mode()
         prompts, targets = as_texts(prompts), as_texts(targets)
         same_number(prompts, targets, "targets")
         scores: list[Score] = []
@@ -256,7 +257,7 @@ class HFModel:
             self.check_length(some, mask, {"max_new_tokens": 0})
             with torch.no_grad():
                 # The left-padded batch is read from the right, so that spliced-in context goes unseen.
-                logits = self.model(input_ids=ids, attention_mask=mask, **self._positions(mask)).logits
+                logits = self.model(input_ids=ids, attention_mask=mask, **self.positions(mask)).logits
             logprobs = torch.log_softmax(logits[:, -ids.shape[1] :].float(), dim=-1)
             for row, length in enumerate(lengths):
                 predicted = logprobs[row, -length - 1 : -1]
@@ -277,7 +278,12 @@ class HFModel:
             raise ModelError("a target to score is empty; give at least one word")
         return ids
 
-    def _check_mode(self) -> None:
+    def check_mode(self) -> None:
+        """Refuse to work on a model in training mode.
+
+        Raises:
+            ModelError: it is in training mode.
+        """
         if self.model.training:
             raise ModelError(
                 "the model is in training mode, in which dropout makes every answer another one: call model.eval() first"
@@ -300,7 +306,7 @@ class HFModel:
             mask[i, width - len(row) :] = 1
         return ids.to(self.device), mask.to(self.device), lengths
 
-    def _positions(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def positions(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Position ids that skip the padding, for models that take them (as `generate` gives them)."""
         if "position_ids" not in inspect.signature(self.model.forward).parameters:
             return {}

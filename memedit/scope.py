@@ -2,8 +2,10 @@
 
 Two questions are kept apart, because each carries over to data that neither saw: is it the same subject
 (names, words), and is it the same relation, once the subject is out of sight (cosine of the two texts with the
-subject masked in both)? A small ensemble of trees weighs them together with plain cosines, ranks and lengths,
-and a calibrated threshold decides. `train/scope.py` makes it; its card is pretrained/scope/README.md.
+subject masked in both)? Small trees weigh them together with plain cosines, ranks and lengths. What they don't
+rule out is read once more, query and edit together, by the pair model (`memedit.pairs`), and further trees weigh
+its word beside all that: direct, ripple or out. A calibrated threshold decides. `train/scope.py` makes it;
+its card is pretrained/scope/README.md.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from memedit.combiner import Layout, Lenses, Trees, factors, sent, single_if_nee
 from memedit.edit import Edit
 from memedit.encoder import Encoder, MiniLM, Named
 from memedit.errors import ModelError
-from memedit.subjects import COMMON, MASK, NOWHERE, QUESTION, Found, content, find, guesses, mask, words
+from memedit.pairs import Marker, PairModel
+from memedit.subjects import MASK, find, fold, mask
+from memedit.wording import Pair, asked_by, names, same_words
 
 if TYPE_CHECKING:
     import torch
 
 SHIPPED = Path(__file__).parent / "pretrained" / "scope"
-FORMAT = 1
+FORMAT = 2
 VIEWS = ("statement", "prompt", "masked")
 DEFAULT_RATE = 0.005
 # Twice the same question, twice two questions: how an encoder's cosines are laid on those that the trees know.
@@ -39,9 +43,13 @@ UNLIKE = (("Who wrote the book?", "How tall is the tower?"), ("Where does X live
 FEATURES = (
     "cos_statement", "cos_prompt", "cos_best", "cos_masked", "lens_masked", "lens_whole", "lens_gap", "share",
     "whole", "extended", "object_like", "rank", "lead", "masked_lead", "query_words", "edit_words", "name_words",
-    "overlap_query", "overlap_edit", "target_share", "old_share", "strangers", "contains_prompt", "known_subject",
+    "overlap_query", "overlap_edit", "target_share", "strangers", "contains_prompt", "known_subject",
     "has_prompt", "is_question",
 )  # fmt: skip
+# What the pair model adds: log-odds of direct and of ripple, how much more direct than every rival, pairs read.
+PAIR_FEATURES = ("pair_direct", "pair_ripple", "pair_lead", "pair_rivals")
+READ = 8  # at most so many candidates of a query are read by the pair model
+TREES = ("near", "direct", "ripple")
 
 
 class ScopeClassifier:
@@ -50,9 +58,9 @@ class ScopeClassifier:
     Args:
         encoder: what encodes; None for the shipped one, which is read at the first `encode`.
         settings: scope.json of a trained folder.
-        trees: the combiner.
+        trees: the combiner, by TREES: "near" knows the FEATURES only; "direct" and "ripple" also PAIR_FEATURES.
         lenses: linear maps (dim, dim) before a cosine: "masked" for masked texts, "whole" for whole ones.
-        folder: where the encoder's files are.
+        folder: where the encoder's files and the pair model's are.
         device: a torch device for the encoder.
     """
 
@@ -61,7 +69,7 @@ class ScopeClassifier:
     def __init__(
         self,
         settings: dict[str, Any],
-        trees: Trees,
+        trees: dict[str, Trees],
         lenses: dict[str, np.ndarray],
         folder: Path,
         encoder: Encoder | None = None,
@@ -77,7 +85,7 @@ class ScopeClassifier:
         self.name: str = encoder.name if encoder else made_by["name"]
         self.dim: int = encoder.dim if encoder else made_by["dim"]
         digest = encoder.digest if encoder else made_by["digest"]
-        self.fingerprint = hashlib.sha256(f"{digest} {VIEWS} {MASK} {FORMAT}".encode()).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(f"{digest} {VIEWS} {MASK} 1".encode()).hexdigest()[:16]
 
     @classmethod
     def load(
@@ -107,7 +115,10 @@ class ScopeClassifier:
             if type(error).__name__ != "SafetensorError":
                 raise
             raise ModelError(f"{path / 'combiner.safetensors'} is damaged: {error}") from error
-        if settings.get("format") != FORMAT or tuple(settings.get("features", ())) != FEATURES:
+        if (
+            settings.get("format") != FORMAT
+            or tuple(settings.get("features", ())) != FEATURES + PAIR_FEATURES
+        ):
             raise ModelError(
                 f"{path} was trained by another version of memedit; train it again with train/scope.py"
             )
@@ -115,7 +126,8 @@ class ScopeClassifier:
         if named is None and not settings["encoder"]["shipped"]:
             named = Named(settings["encoder"]["name"], device)
         lenses = {name: arrays[f"lens_{name}"].astype(np.float32) for name in ("masked", "whole")}
-        made = cls(settings, Trees(arrays), lenses, path, named, device)
+        trees = {kind: Trees(arrays, f"{kind}.") for kind in TREES}
+        made = cls(settings, trees, lenses, path, named, device)
         if named is not None and named.name != settings["encoder"]["name"]:
             made.lenses = dict.fromkeys(lenses, np.eye(named.dim, dtype=np.float32))
             made._fit_scales()
@@ -123,9 +135,39 @@ class ScopeClassifier:
 
     @cached_property
     def encoder(self) -> Encoder:
-        made_by = self.settings["encoder"]
+        return self._minilm()
+
+    @cached_property
+    def pairs(self) -> PairModel:
+        """The pair model. It reads with the shipped encoder's lower layers, whichever encoder made the vectors.
+
+        Raises:
+            ModelError: its file is missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        path = self._folder / "pair.safetensors"
+        try:
+            weights = load_file(path)
+        except Exception as error:
+            raise ModelError(f"the pair model {path} can't be read: {error}") from error
+        encoder = getattr(self.encoder, "encoder", self.encoder)  # of one that remembers
+        shared = (
+            encoder if isinstance(encoder, MiniLM) and encoder.digest == self._digest() else self._minilm()
+        )
+        return PairModel(shared, weights, self.settings["pair"]["lower"])
+
+    @cached_property
+    def marker(self) -> Marker:
+        """Makes token ids and marks for the pair model."""
+        return Marker(self.pairs.encoder.tokenizer)
+
+    def _digest(self) -> str:
+        return str(self.settings["pair"]["digest"])
+
+    def _minilm(self) -> MiniLM:
         folder = self._folder if (self._folder / "model.safetensors").exists() else SHIPPED
-        return MiniLM(folder, made_by["name"], made_by["digest"], self._device)
+        return MiniLM(folder, "all-MiniLM-L6-v2", self._digest(), self._device)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (n, dim), float32."""
@@ -166,26 +208,46 @@ class ScopeClassifier:
                 array or tensor (pairs, views, dim) for all queries, one after the other.
 
         Returns:
-            For each query (candidates, 2): direct and ripple. This version knows no ripple: always 0.
+            For each query (candidates, 2): direct and ripple.
         """
         import torch
 
         with torch.inference_mode():
-            table = self._table(queries, vectors, edits, edit_vectors)
-            slope, shift = self.settings["platt"]  # fitted on a part of train that the trees did not see
-            logits = (slope * self.trees.scores(table) + shift).clamp(-30, 30)
-            direct = torch.sigmoid(logits).cpu().numpy()
-        out = []
-        start = 0
-        for query, some in zip(queries, edits, strict=True):
-            pairs = np.zeros((len(some), 2))
-            pairs[:, 0] = direct[start : start + len(some)]
-            for i, edit in enumerate(some):
-                if _same_words(query, asked_by(edit)) or _same_words(query, edit.statement):
-                    pairs[i, 0] = 1.0  # its own words: nothing is left to judge
-            out.append(pairs)
-            start += len(some)
+            pairs, table = self._table(queries, vectors, edits, edit_vectors)
+            near = self.trees["near"].scores(table)
+            seen = torch.cat([table, near[:, None].to(table.dtype)], dim=1).cpu().numpy().astype(np.float64)
+        sizes = [len(some) for some in edits]
+        found = self._judged(pairs, seen[:, :-1], seen[:, -1], sizes)
+        for pair, row in zip(pairs, found, strict=True):
+            if same_words(pair.query, pair.asked) or same_words(pair.query, pair.edit.statement):
+                row[:] = 1.0, 0.0  # its own words: nothing is left to judge
+        return np.split(found, np.cumsum(sizes)[:-1]) if sizes else []
+
+    def _judged(
+        self, pairs: Sequence[Pair], table: np.ndarray, near: np.ndarray, sizes: Sequence[int]
+    ) -> np.ndarray:
+        """(pairs, 2) of all pairs of some queries: those that stay near are read, the others keep a small probability."""
+        settings = self.settings
+        out = np.zeros((len(pairs), 2))
+        out[:, 0] = _sigmoid(near, settings["platt"]["near"])
+        read = kept(near, sizes, settings["gate"])
+        if len(read):
+            some = [pairs[i] for i in read]
+            whole = np.hstack([table[read], beside(some, self.odds(some), read, sizes)])
+            for at, kind in enumerate(("direct", "ripple")):
+                out[read, at] = _sigmoid(self.trees[kind](whole), settings["platt"][kind])
+            out[read, 1] *= 1 - out[read, 0]  # the second asks: and if it is not direct?
         return out
+
+    def odds(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """The pair model's log-odds of direct and of ripple, (pairs, 2), between -12 and 12."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self.pairs.logits([pair.sides(self.marker) for pair in pairs])
+            direct, ripple, out = logits.unbind(dim=1)
+            odds = direct - torch.logaddexp(ripple, out), ripple - torch.logaddexp(direct, out)
+            return torch.stack(odds, dim=1).clamp(-12, 12).cpu().numpy().astype(np.float64)
 
     def threshold(self, memory_size: int, false_fire_rate: float | None = None) -> float:
         """The probability from which an edit fires.
@@ -222,7 +284,7 @@ class ScopeClassifier:
         import torch
 
         with torch.inference_mode():
-            table = self._table(queries, vectors, edits, edit_vectors)
+            _, table = self._table(queries, vectors, edits, edit_vectors)
         return table.cpu().numpy(), [len(some) for some in edits]
 
     def _table(
@@ -231,13 +293,13 @@ class ScopeClassifier:
         vectors: np.ndarray | torch.Tensor,
         edits: Sequence[Sequence[Edit]],
         edit_vectors: Sequence[np.ndarray] | np.ndarray | torch.Tensor,
-    ) -> torch.Tensor:
-        """One row of FEATURES for each (query, candidate), (pairs, features), where the edits' vectors are."""
+    ) -> tuple[list[Pair], torch.Tensor]:
+        """Every (query, candidate), and a row of FEATURES for each, (pairs, features), where the edits' vectors are."""
         import torch
 
         pairs = [Pair(query, edit) for query, some in zip(queries, edits, strict=True) for edit in some]
         if not pairs:
-            return torch.zeros((0, len(FEATURES)), dtype=torch.float64)
+            return [], torch.zeros((0, len(FEATURES)), dtype=torch.float64)
         stored = _joined(edit_vectors)
         device = stored.device
         hidden: dict[str, int] = {}  # masked texts, each encoded once for the whole batch
@@ -262,7 +324,8 @@ class ScopeClassifier:
         )
         table = sent(spoken, device)
         seen = torch.stack([columns[name].to(table.dtype) for name in columns], dim=1)
-        return table.index_copy_(1, sent(np.array([FEATURES.index(name) for name in columns]), device), seen)
+        where = sent(np.array([FEATURES.index(name) for name in columns]), device)
+        return pairs, table.index_copy_(1, where, seen)
 
     def _ground(self) -> Lenses:
         """The lenses as they are now: training grinds them anew."""
@@ -307,71 +370,42 @@ def _joined(parts: Sequence[np.ndarray] | np.ndarray | torch.Tensor) -> torch.Te
     return torch.from_numpy(np.ascontiguousarray(parts, np.float32))
 
 
-def asked_by(edit: Edit) -> str:
-    """What the edit is the answer to; where nobody said, the whole statement."""
-    return edit.prompt or edit.statement
+def kept(near: np.ndarray, sizes: Sequence[int], gate: float) -> np.ndarray:
+    """Places of the pairs to be read: of each query at most READ, from the gate upwards.
+
+    Args:
+        near: scores (pairs,), query after query. sizes: candidates of each query.
+    """
+    over = np.flatnonzero(near >= gate)
+    owner = np.repeat(np.arange(len(sizes)), sizes)[over]
+    order = np.lexsort((-near[over], owner))
+    over, owner = over[order], owner[order]
+    first = np.searchsorted(owner, owner)  # where each query's run begins
+    return np.sort(over[np.arange(len(over)) - first < READ])
 
 
-def names(edit: Edit) -> tuple[str, ...]:
-    """The subject and its aliases; where none is given, what the edit's text may be about."""
-    return edit.names or guesses(asked_by(edit))
+def beside(pairs: Sequence[Pair], odds: np.ndarray, places: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """PAIR_FEATURES, (pairs, 4), of log-odds (pairs, 2).
+
+    Edits of one subject are no rivals: they may state the same fact twice, or contradict each other, and then the
+    router decides.
+
+    Args:
+        places: where the pairs stand among all, query after query. sizes: candidates of each query.
+    """
+    owner = np.repeat(np.arange(len(sizes)), sizes)[places]
+    lead, rivals = np.full(len(odds), 12.0), np.zeros(len(odds))
+    about = [frozenset(fold(name) for name in pair.names) for pair in pairs]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(owner)], strict=True):
+        for i in range(start, end) if end - start > 1 else ():
+            others = [odds[j, 0] for j in range(start, end) if not about[i] & about[j]]
+            rivals[i] = len(others)
+            if others:
+                lead[i] = odds[i, 0] - max(others)
+    return np.column_stack([odds, np.clip(lead, -12, 12), rivals])
 
 
-def _same_words(a: str, b: str) -> bool:
-    return [w.folded for w in words(a)] == [w.folded for w in words(b)]
-
-
-class Pair:
-    """What the words alone say of a query and an edit."""
-
-    def __init__(self, query: str, edit: Edit) -> None:
-        self.query, self.edit, self.asked = query, edit, asked_by(edit)
-        self.names = names(edit)
-        found = [find(name, query) for name in self.names]
-        self.best = best = max(
-            range(len(found)), key=lambda i: (found[i].share, found[i].length, -i), default=-1
-        )
-        self.found: Found = found[best] if best >= 0 else NOWHERE
-        self.masked_query = mask(query, self.found.spans) if self.found.share else ""
-        self.masked_edit = ""  # encoded anew only where another name was found than the stored view masks
-        if self.found.share and not edit.names and best > 0:
-            self.masked_edit = mask(self.asked, find(self.names[best], self.asked).spans)
-
-    def _at_end(self) -> bool:
-        """Whether the name that was found ends the statement, where the object mostly stands."""
-        spans = find(self.names[self.best], self.asked).spans if self.names and self.found.share else ()
-        return bool(spans) and not words(self.asked[spans[-1][1] :])
-
-    def row(self) -> dict[str, float]:
-        edit, query = self.edit, self.query
-        subject = frozenset().union(*(content(name) for name in self.names))
-        said, asks = content(self.masked_query or query), content(self.asked) - subject
-        said = said - {MASK.casefold()}
-        whole_edit = content(edit.statement) | content(self.asked)
-        known = whole_edit | subject | content(edit.target or "") | content(edit.old or "")
-        there = words(query)
-        strangers = sum(w.capital and w.folded not in known for w in there[1:] if w.folded not in COMMON)
-        first = there[0].folded if there else ""
-        return {
-            "share": self.found.share,
-            "whole": float(self.found.share == 1),
-            "extended": float(self.found.extended),
-            "object_like": float(not edit.names and not edit.prompt and self._at_end()),
-            "query_words": len(there),
-            "edit_words": len(words(self.asked)),
-            "name_words": len(content(self.names[0])) if self.names else 0,
-            "overlap_query": len(said & whole_edit) / max(len(said), 1),
-            "overlap_edit": len(asks & said) / max(len(asks), 1),
-            "target_share": find(edit.target, query).share if edit.target else -1.0,
-            "old_share": find(edit.old, query).share if edit.old else -1.0,
-            "strangers": strangers,
-            "contains_prompt": float(_within(self.asked, query)),
-            "known_subject": float(bool(edit.names)),
-            "has_prompt": float(bool(edit.prompt)),
-            "is_question": float(query.rstrip().endswith("?") or first in QUESTION),
-        }
-
-
-def _within(part: str, text: str) -> bool:
-    inner = " ".join(w.folded for w in words(part))
-    return f" {inner} " in f" {' '.join(w.folded for w in words(text))} "
+def _sigmoid(scores: np.ndarray, platt: Sequence[float]) -> np.ndarray:
+    slope, shift = platt
+    return np.asarray(1 / (1 + np.exp(-np.clip(slope * scores + shift, -30, 30))))

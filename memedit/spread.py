@@ -6,6 +6,7 @@ needed; then they are "meta" tensors here, without numbers. Such a model must ne
 
 from __future__ import annotations
 
+import hashlib
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,17 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 
         state = get_state_dict_offloaded_model(model)
     return state
+
+
+def digest(model: Any) -> str:
+    """Hex digest of all weights and their names."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, tensor in sorted(weights(model).items()):
+        found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def places(model: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         why = why_no_gpu()
         for item in marked if why else []:
             item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {why}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Key covariances of tiny models are no business of the user's cache; and few sentences will do for them."""
+    from memedit.methods import _moments
+
+    folder = tmp_path_factory.mktemp("cache")
+    text = folder / "sentences.txt"
+    text.write_text("\n".join(_moments.TEXT.read_text(encoding="utf-8").splitlines()[:60]), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MEMEDIT_CACHE", str(folder))
+        patched.setattr(_moments, "TEXT", text)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,6 +93,7 @@ def tiny_model(family: str = "llama") -> Any:
     }  # fmt: skip
     settings: dict[str, dict[str, Any]] = {
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512},
+        "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "rotary_dim": 8},
         "gpt_neox": {k: v for k, v in llama.items() if k != "num_key_value_heads"},
         "opt": {
             "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -86,6 +101,7 @@ def tiny_model(family: str = "llama") -> Any:
         },
         "llama": llama,
         "mistral": {**llama, "sliding_window": None},
+        "qwen2": llama,
         "qwen3": {**llama, "head_dim": 16},
         "phi": llama,
         "gemma": {**llama, "head_dim": 16},
@@ -101,6 +117,8 @@ def tiny_model(family: str = "llama") -> Any:
     return model
 
 
+# All families that weight methods must serve with no setting; the splicing tests walk FAMILIES.
+ALL_FAMILIES = ("gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "phi", "gemma")
 FAMILIES = ("gpt2", "gpt_neox", "opt", "llama", "mistral", "qwen3", "phi", "gemma")
 
 

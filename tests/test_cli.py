@@ -276,7 +276,7 @@ def test_eval_scores_several_methods_on_one_memory_with_their_settings(run, tmp_
         (["lst"], 2, "Did you mean list"),
         (["import", "none.jsonl"], 2, "does not exist"),
         (["bench", "rout"], 1, "did you mean route"),
-        (["train", "scop"], 1, "did you mean scope"),
+        (["train", "scop"], 2, "Did you mean scope"),
         (["eval", "--data", "none.json"], 1, "can't read"),
         (["route"], 2, "give queries"),
     ],

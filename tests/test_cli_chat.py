@@ -68,7 +68,7 @@ def test_a_file_of_turns_is_answered_in_json(memory, tmp_path):
     memory.add(FACT)
     rows = [
         {"role": "system", "content": "Be brief."},
-        {"content": "Do you know Ada Abara?"},
+        {"content": "Is Ada Abara tall?"},
         {"content": "Where was she born?", "n": 7},
         {"role": "assistant", "content": "In Rome."},
         {"content": "Really?"},

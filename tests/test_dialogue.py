@@ -79,7 +79,9 @@ def test_a_doubt_keeps_what_was_stated_and_a_change_of_topic_does_not(router):
 def test_what_refers_back_is_asked_as_a_sentence_of_its_own(people):
     routes = people.route_chat([conversation(*before, last) for before, last, _ in REFERENCES])
     for (_, last, wanted), route in zip(REFERENCES, routes, strict=True):
-        assert [c.edit.ref for c in route.edits] == ([wanted] if wanted else []), last
+        # "What else did Christopher Marlowe write?" needs the fact that he wrote Hamlet on the way: a ripple may fire
+        direct = [c.edit.ref for c in route.edits if c.kind == "direct"]
+        assert direct == ([wanted] if wanted else []), last
 
 
 def test_a_route_says_what_it_was_taken_for(people):

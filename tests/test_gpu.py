@@ -23,7 +23,7 @@ from memedit.encoder import MiniLM
 from memedit.memory import EditMemory, torch_search
 from memedit.memory.torch_index import TorchIndex
 from memedit.router import Router
-from memedit.scope import SHIPPED, ScopeClassifier
+from memedit.scope import FEATURES, SHIPPED, ScopeClassifier
 
 DIM = 32
 EDITS = [
@@ -211,24 +211,27 @@ def test_routing_on_a_device_gives_the_verdicts_of_the_cpu(place: str, tmp_path:
 
 
 def test_between_encoding_and_verdict_no_vector_comes_to_the_host(tmp_path: Path) -> None:
-    """What comes back: the candidates' ids with their cosines, since their texts are here, and probabilities."""
+    """What comes back: the candidates' ids with their cosines, since their texts are here; what is known of each; and
+    what the pair model says of those that it reads."""
     with Elsewhere() as there, opened(tmp_path, str(DEVICE), EDITS) as memory:
         router = Router(memory)
         router.route(QUERIES)  # what is sent once is there now: weights, trees, lenses, the index
         there.forget()
         routes = router.route(QUERIES)
         pairs = sum(len(route.nearest) for route in routes)
-        (candidates, verdict, *after), waits = there.copies, there.waits
+        (candidates, known, said, *after), waits = there.copies, there.waits
         assert candidates[1] == torch.int64
         rows, columns = candidates[0]
         assert rows == len(QUERIES)
         assert (
             columns <= 2 * (8 + 8) + 1
         )  # ids and cosines of 8 near and at most 8 named, and whether it is proven
-        assert verdict == ((pairs,), torch.float64)
+        assert known == ((pairs, len(FEATURES) + 1), torch.float64)
+        assert 0 < said[0][0] <= pairs
+        assert said[0][1] == 2
         assert waits == []
         # After the verdict: where several edits fire, whether two contradict each other, by the cosines of two views.
-        assert [shape for shape, _ in after] == [(), ()]
+        assert all(shape == () for shape, _ in after)
         near, stored = memory.near_with_vectors(QUERIES, memory.encoder.embed(QUERIES))  # type: ignore[attr-defined]
         assert isinstance(stored, Remote)
         assert isinstance(near[0][0].vectors, Remote)
@@ -236,7 +239,7 @@ def test_between_encoding_and_verdict_no_vector_comes_to_the_host(tmp_path: Path
 
 @pytest.mark.gpu
 def test_on_a_gpu_nothing_waits_but_for_candidates_and_verdict(tmp_path: Path) -> None:
-    """The same, said by CUDA itself: every wait is a warning, and there are two."""
+    """The same, said by CUDA itself: every wait is a warning, and there are three."""
     with opened(tmp_path, "cuda", EDITS) as memory:
         router = Router(memory)
         router.route(QUERIES)
@@ -246,7 +249,7 @@ def test_on_a_gpu_nothing_waits_but_for_candidates_and_verdict(tmp_path: Path) -
                 router.route(QUERIES)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        assert len(said) == 2
+        assert len(said) == 3
 
 
 def test_a_memory_on_a_device_follows_its_edits(tmp_path: Path) -> None:

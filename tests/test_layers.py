@@ -11,15 +11,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner", "loading"},
-    {"scope", "lm", "data", "metrics", "chat"},
+    {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
+    {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},
-    {"demonstrations"},
+    {"demonstrations", "kept"},
     {"router"},
-    {"batches", "asked", "explanation"},
+    {"asked", "explanation"},
     {"edited"},
-    {"evaluate", "scope_eval"},
+    {"evaluate", "scope_eval", "training"},
     {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]

@@ -6,11 +6,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import ALL_FAMILIES, tiny_model, tiny_tokenizer
 
 from memedit.data import Demonstration
 from memedit.edit import Edit
-from memedit.errors import MethodError
+from memedit.errors import MethodError, ModelError
+from memedit.lm import HFModel
 from memedit.methods import METHODS, load_method, method_info
+from memedit.methods._effects import Now, stacked
+from memedit.methods._patch import Patch
 
 FACT = Edit(prompt="The capital of France is", target="Lyon", subject="France", old="Paris")
 OTHER = Edit(prompt="The capital of Peru is", target="Cusco", subject="Peru")
@@ -33,9 +37,36 @@ def demonstrations(text, k, usable):
 HANDED = {"demonstrations": {"retrieve": demonstrations}}
 
 
+# What makes the tests quick; a method that needs nothing of it has no entry.
+_SEARCH = {"steps": 12, "lr": 0.3, "prefixes": [[2, 3]]}
+QUICK = {
+    "rome": _SEARCH,
+    "memit": _SEARCH,
+    "pmet": _SEARCH,
+    # Random keys use all directions alike: the default's share leaves one of 48.
+    "alphaedit": {**_SEARCH, "steps": 20, "lr": 1.0, "share": 0.6},
+    "ft-m": {"steps": 3},
+    "ft-l": {"steps": 3},
+    "lora": {"steps": 3},
+    # Tiny models' keys are short: within the radius for the shipped base, any activation would be replaced.
+    "grace": {"steps": 12, "radius": 0.1},
+}
+
+
+def made(name, **settings):
+    given = {**HANDED.get(method_info(name).handed, {}), **QUICK.get(name, {}), **settings}
+    return load_method(name, **given)
+
+
 @pytest.fixture(params=sorted(METHODS))
 def method(request):
-    return load_method(request.param, **HANDED.get(method_info(request.param).handed, {}))
+    return made(request.param)
+
+
+@pytest.fixture(params=sorted(name for name, info in METHODS.items() if info.patch != "nothing"))
+def patching(request):
+    """The methods that prepare a patch."""
+    return made(request.param)
 
 
 def test_the_table_says_what_people_want_to_know():
@@ -109,3 +140,137 @@ def test_ice_states_each_fact_oldest_first_and_withholds_what_is_erased():
     )
     assert ice.rewrite("So?", [erased]) == "Withheld: The phone number of Ada Park is\nSo?"
     assert ice.rewrite("So?", []) == "So?"
+
+
+# -- methods that prepare a patch
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_every_family_works_with_no_setting(patching, family, lm, request):
+    if (patching.name, family) == ("pmet", "qwen2"):
+        # It looks for attention's and the MLP's change together and writes the MLP's alone: on this random model that
+        # one alone makes the target less likely. Known and open; docs/methods.md says so.
+        request.applymarker(pytest.mark.xfail(reason="PMET leaves attention's share out", strict=False))
+    base = lm(family)
+    patch = patching.prepare(base, FACT)
+    assert set(patch.modules) <= {name for name, _ in base.model.named_modules()}
+    assert patch.about["base"] == base.fingerprint
+    with patching.applied(base, [[FACT], [], [OTHER]]) as model:
+        scores = model.score(PROMPTS, ["Lyon", "is four", "Cusco"])
+    plain = base.score(PROMPTS, ["Lyon", "is four", "Cusco"])
+    with patching.applied(base, [[FACT]]) as model:
+        (own,) = model.score([FACT.prompt], [FACT.target])
+    assert own.logprob > base.score([FACT.prompt], [FACT.target])[0].logprob
+    assert scores[1].logprob == pytest.approx(plain[1].logprob, abs=1e-4)
+
+
+def test_preparing_leaves_the_base_as_it_was(patching, lm):
+    base = lm("llama", True)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    flags = [(p.requires_grad, p.grad) for p in base.model.parameters()]
+    with torch.inference_mode():
+        patching.prepare(base, FACT)
+    assert all(torch.equal(before[n], t) for n, t in base.model.state_dict().items())
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in base.model.modules()) == 0
+    assert [(p.requires_grad, p.grad) for p in base.model.parameters()] == flags
+
+
+def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
+    base = lm("qwen3")
+    patch = patching.prepare(base, FACT)
+    data = patch.to_bytes()
+    again = Patch.from_bytes(data)
+    assert again.about == {**patch.about, "format": "1"}
+    for module, effect in patching.prepare(base, FACT).modules.items():
+        for name, tensor in effect.tensors().items():
+            assert torch.allclose(tensor, again.modules[module].tensors()[name], atol=1e-6)
+    assert float(patch.about["seconds"]) > 0
+    with pytest.raises(MethodError, match="can't be read"):
+        Patch.from_bytes(data[:-7])
+
+
+def test_a_patch_is_prepared_once_and_belongs_to_base_edit_and_settings(patching, lm, monkeypatch):
+    base, asked = lm("qwen3"), []
+    solve = patching.solve
+    monkeypatch.setattr(patching, "solve", lambda b, e, s: asked.append(e) or solve(b, e, s))
+    for _ in range(2):
+        with patching.applied(base, [[FACT], [FACT], [OTHER]]) as model:
+            model.generate(PROMPTS, **OPTIONS)
+    assert asked == [FACT, OTHER]
+    keys = {
+        patching.key(base, FACT),
+        patching.key(base, OTHER),
+        patching.key(lm("llama"), FACT),
+        made(patching.name, layer=1).key(base, FACT),
+    }
+    assert len(keys) == 4
+
+
+def test_a_base_whose_weights_were_changed_since_gets_another_patch(patching):
+    base = HFModel(tiny_model("llama"), tiny_tokenizer())
+    before = patching.key(base, FACT)
+    with torch.no_grad():
+        base.model.model.layers[1].mlp.up_proj.weight[0, 0] += 1
+    assert patching.key(base, FACT) != before
+
+
+def test_edits_of_one_row_add_up_and_of_one_question_the_newest_counts(patching, lm):
+    base = lm("qwen3")
+    newer = Edit(prompt="The capital of France is", target="Nice", subject="France")
+    alone = patching.row_patch(base, [newer])
+    assert patching.row_patch(base, [FACT, newer]).keys() == alone.keys()
+    with patching.applied(base, [[FACT, newer], [newer], [FACT, OTHER]]) as model:
+        both, one, _ = model.score([FACT.prompt] * 3, ["Nice"] * 3)
+    assert both.logprob == pytest.approx(one.logprob, abs=1e-4)
+    joined = patching.row_patch(base, [FACT, OTHER])
+    for module, effect in joined.items():
+        x = torch.randn(1, 2, base.model.get_submodule(module).weight.shape[1])
+        y = torch.zeros(1, 2, base.model.get_submodule(module).weight.shape[0])
+
+        def out(patch, module=module, x=x, y=y):
+            total = y
+            for change in stacked([patch.get(module)], base.model.get_submodule(module), module, x):
+                total = change(x, total, None, Now([-1], 1))
+            return total
+
+        parts = [out(patching.row_patch(base, [edit])) for edit in (FACT, OTHER)]
+        assert effect is not None
+        assert torch.allclose(out(joined), parts[0] + parts[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_works(patching, dtype):
+    base = HFModel(tiny_model("qwen3").to(dtype), tiny_tokenizer())
+    with patching.applied(base, [[FACT], []]) as model:
+        model.generate(PROMPTS[:2], **OPTIONS)
+        assert model.score(PROMPTS[:2], ["a", "b"])[0].logprob < 0
+
+
+def test_what_can_not_be_solved_is_said_in_one_sentence_and_nothing_is_kept(patching, lm):
+    base = lm("gpt2")
+    spaces = Edit(prompt="x" * 600 + " Peru is", target="Cusco", subject="Peru")
+    with pytest.raises(ModelError, match="the model takes 512 in all"):
+        patching.patch(base, spaces)
+    broken = HFModel(tiny_model("llama"), tiny_tokenizer())
+    broken.model.lm_head.weight.data[5] = float("nan")
+    with pytest.raises(MethodError, match="gave no number"):
+        patching.patch(broken, FACT)
+    training = HFModel(tiny_model("llama"), tiny_tokenizer())
+    training.model.train()
+    with pytest.raises(ModelError, match="training mode"):
+        patching.patch(training, FACT)
+    assert patching.kept.get(patching.key(broken, FACT)) is None
+    with pytest.raises(MethodError, match="must be a number"):
+        made(patching.name, steps="many")
+    with pytest.raises(MethodError, match="layers 0 to 1; there is no layer 9"):
+        made(patching.name, layer=9).prepare(base, FACT)
+
+
+def test_beams_and_returned_sequences_keep_each_rows_patch(patching, lm):
+    base = lm("qwen3")
+    options = {**OPTIONS, "num_beams": 2, "num_return_sequences": 2}
+    with patching.applied(base, [[FACT], [], [OTHER]]) as model:
+        batch = model.generate(PROMPTS, **options)
+    for i, edits in enumerate(([FACT], [], [OTHER])):
+        with patching.applied(base, [edits]) as model:
+            assert model.generate([PROMPTS[i]], **options) == batch[2 * i : 2 * i + 2]

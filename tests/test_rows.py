@@ -9,7 +9,8 @@ import torch
 from conftest import FAMILIES
 
 from memedit.errors import ContextWarning, ModelError
-from memedit.methods._rows import LowRank, Row, rows_applied
+from memedit.methods._effects import LowRank
+from memedit.methods._rows import Row, rows_applied
 from memedit.methods._splice import Piece, joined
 
 CONTEXT = "Fact: the sky is green.\n"

@@ -13,8 +13,10 @@ import pytest
 
 from memedit.edit import Edit
 from memedit.errors import ModelError
-from memedit.scope import FEATURES, SHIPPED, ScopeClassifier
+from memedit.pairs import ANSWER, PART, SUBJECT, WHOLE
+from memedit.scope import FEATURES, SHIPPED, ScopeClassifier, kept
 from memedit.subjects import MASK, find, guesses, mask, near, words
+from memedit.wording import Pair
 
 EDITS = (
     Edit(prompt="The capital of France is", target="Lyon", subject="France"),
@@ -241,12 +243,91 @@ def test_judging_nothing_gives_nothing(classifier):
     assert classifier.judge([], np.zeros((0, classifier.dim)), [], []) == []
 
 
-def test_probabilities_are_direct_or_ripple_and_ripple_is_none_yet(classifier, stored):
-    vectors = classifier.encode(["Where is France?"])
-    (judged,) = classifier.judge(["Where is France?"], vectors, [list(EDITS)], [stored])
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ("What is the capital of France?", 0),
+        ("Is it true that Paris is the capital of France?", 0),
+        ("How many people live in the capital of France?", 1),
+        ("What is the population of France's capital?", 1),
+        ("How long is France's coastline?", None),
+    ],
+)
+def test_direct_is_told_from_ripple(classifier, stored, query, kind):
+    (judged,) = classifier.judge([query], classifier.encode([query]), [list(EDITS)], [stored])
     assert judged.shape == (len(EDITS), 2)
     assert ((judged >= 0) & (judged <= 1)).all()
-    assert (judged[:, 1] == 0).all()
+    assert (judged.sum(axis=1) <= 1 + 1e-9).all(), "they are two answers to one question"
+    if kind is None:
+        assert judged[0].max() < 0.5
+    else:
+        assert judged[0].argmax() == kind
+        assert judged[0, kind] > 0.5
+
+
+def test_what_was_believed_before_plays_no_part(classifier):
+    query = "What is the capital of France?"
+    told, bare = EDITS[0], EDITS[0].updated(old=None)
+    judged = [
+        classifier.judge(
+            [query], classifier.encode([query]), [[edit]], [classifier.encode(classifier.texts(edit))[None]]
+        )
+        for edit in (told.updated(old="Paris"), bare)
+    ]
+    assert np.array_equal(judged[0][0], judged[1][0])
+
+
+def test_at_most_so_many_are_read_and_only_what_is_near(classifier):
+    near = np.array([5.0, -9.0, 3.0, *np.linspace(1, 2, 12)])
+    assert kept(near, [2, 13], gate=0.0).tolist() == [0, 2, *range(8, 15)]
+    assert len(kept(np.full(4, -20.0), [4], gate=0.0)) == 0
+
+
+# ---------------------------------------------------------------- the pair model
+
+
+def test_marks_say_which_tokens_are_the_name_and_which_the_answer(classifier):
+    edit = Edit(
+        prompt="Zoë Müller works for", target="Acme", subject="Zoë Müller", subject_aliases=("Z. M. Fox",)
+    )
+    query, said = Pair("Where is Z. M. Fox employed?", edit).sides(classifier.marker)
+    word = classifier.marker.tokenizer.id_to_token
+    assert "".join(word(i).lstrip("#") for i, m in zip(*query, strict=True) if m == WHOLE) == "z.m.fox"
+    assert "".join(word(i).lstrip("#") for i, m in zip(*said, strict=True) if m == SUBJECT) == "zoemuller"
+    assert "".join(word(i).lstrip("#") for i, m in zip(*said, strict=True) if m == ANSWER) == "acme"
+    part, _ = Pair("Where does Müller work?", edit).sides(classifier.marker)
+    assert PART in part.marks
+    assert WHOLE not in part.marks
+
+
+def test_a_pair_is_read_alike_alone_in_a_batch_and_from_memory(classifier):
+    pairs = [
+        Pair(f"Where does {e.names[0] if e.names else 'he'} live, and why?", e).sides(classifier.marker)
+        for e in EDITS
+    ]
+    together = classifier.pairs.logits(pairs)
+    for pair, row in zip(pairs, together, strict=True):
+        for _ in range(2):  # read, then remembered
+            assert np.allclose(classifier.pairs.logits([pair])[0], row, atol=1e-3)
+    assert classifier.pairs.logits([]).shape == (0, 3)
+
+
+def test_remembered_states_are_bounded(classifier, monkeypatch):
+    monkeypatch.setattr("memedit.pairs.KEPT", 200)
+    for i in range(40):
+        classifier.encode([f"a text of no importance, number {i}"])
+    assert classifier.pairs._held <= 200
+    assert classifier.pairs._held == sum(map(len, classifier.pairs._states))
+
+
+def test_a_missing_pair_model_is_said(tmp_path):
+    for name in ("scope.json", "combiner.safetensors"):
+        shutil.copy(SHIPPED / name, tmp_path)
+    made = ScopeClassifier.load(tmp_path)
+    query, edit = "What is France's capital?", EDITS[0]
+    vectors, stored = made.encode([query]), made.encode(made.texts(edit))[None]
+    with pytest.raises(ModelError, match="pair model"):
+        made.judge([query], vectors, [[edit]], [stored])
 
 
 # ---------------------------------------------------------------- threshold, files
@@ -267,7 +348,7 @@ def test_files_that_are_no_classifier_are_refused_in_a_sentence(tmp_path):
         ScopeClassifier.load(tmp_path)
     settings = json.loads((SHIPPED / "scope.json").read_text())
     shutil.copy(SHIPPED / "combiner.safetensors", tmp_path)
-    (tmp_path / "scope.json").write_text(json.dumps({**settings, "features": list(FEATURES[1:])}))
+    (tmp_path / "scope.json").write_text(json.dumps({**settings, "features": list(FEATURES)}))
     with pytest.raises(ModelError, match="another version"):
         ScopeClassifier.load(tmp_path)
     (tmp_path / "combiner.safetensors").write_bytes(b"broken")

@@ -11,7 +11,7 @@ from memedit.data import Case, Query
 from memedit.edit import Edit
 from memedit.scope_eval import run, scores, sets
 from memedit.scope_eval.cases import ScopeCase, asked, scope_kind, settled
-from memedit.scope_eval.crowd import Crowd, Remembered
+from memedit.scope_eval.crowd import Crowd, Remembered, Vectors
 from memedit.scope_eval.goals import beside, goals
 from memedit.scope_eval.judges import BM25, Classifier, Cosine, Judge, Piece, Top
 from memedit.scope_eval.scores import Asked
@@ -34,11 +34,7 @@ def case(
 
 
 def vectors(classifier):
-    def of(edits):
-        texts = [text for edit in edits for text in classifier.texts(edit)]
-        return classifier.encode(texts).astype(np.float16).reshape(len(edits), -1, classifier.dim)
-
-    return of
+    return Vectors(classifier.encode, classifier.texts)
 
 
 # ---------------------------------------------------------------- cases
@@ -132,7 +128,7 @@ def test_candidates_are_those_of_the_real_memory(classifier, tmp_path):
     with EditMemory.open(tmp_path / "m", encoder=classifier) as memory:
         ids = memory.add(edits).ids
         near, _ = memory.near_with_vectors(queries, asked_, k=8)
-    found = Crowd(edits, vectors(classifier)(edits)).candidates(queries, asked_, 8)
+    found = Crowd(edits, vectors(classifier)).candidates(queries, asked_, 8)
     assert [[ids[i] for i in row] for row in found] == [[n.record.id for n in row] for row in near]
 
 
@@ -173,7 +169,7 @@ def test_the_classifier_decides_as_the_router_does(classifier, tmp_path):
         ids = memory.add(edits).ids
         routes = Router(memory).route(queries)
     judge = Classifier(classifier)
-    tops = judge.tops([Piece(Crowd(edits, vectors(classifier)(edits)), queries)])
+    tops = judge.tops([Piece(Crowd(edits, vectors(classifier)), queries)])
     assert [ids[top.best] for top in tops] == [route.nearest[0].id for route in routes]
     assert [top.score for top in tops] == pytest.approx([route.score for route in routes], abs=1e-3)
     assert [judge.threshold(len(edits))] * 4 == [route.threshold for route in routes]
@@ -188,7 +184,7 @@ def test_baselines_look_through_the_whole_memory(classifier):
             "The river of Spain is Oka.",
         )
     ]
-    crowd = Crowd(edits, vectors(classifier)(edits))
+    crowd = Crowd(edits, vectors(classifier))
     queries = ["capital France", "river Spain", "zzz"]
     assert [top.best for top in BM25("BM25", classifier.encode).tops([Piece(crowd, queries)])] == [0, 2, -1]
     cosine = Cosine("cosine", classifier.encode)
@@ -215,7 +211,7 @@ class Names(Judge):
 
 
 def test_a_judge_of_pairs_only_has_to_score(classifier):
-    crowd = Crowd([case(*p).edit for p in PEOPLE], vectors(classifier)([case(*p).edit for p in PEOPLE]))
+    crowd = Crowd([case(*p).edit for p in PEOPLE], vectors(classifier))
     queries = ["the house of Bo Lind", "a ripple of Cy Moe", *["nobody"] * 300]
     tops = Names("names", classifier.encode).tops([Piece(crowd, queries), Piece(crowd, queries[:1])])
     assert tops[:2] == [Top(1, 0.9), Top(2, 0.8, True)]

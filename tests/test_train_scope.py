@@ -1,14 +1,17 @@
-"""The training job of the scope classifier, end to end in miniature, and the data that it learns from."""
+"""The scope classifier's training: the data that it learns from, the pairs, and the pair model's loop in miniature."""
 
 from __future__ import annotations
 
 import json
 import random
 import sys
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_scope import example, tiny_encoder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "train"))
@@ -16,71 +19,90 @@ sys.path.insert(0, str(ROOT / "train"))
 sklearn = pytest.importorskip("sklearn", reason="training needs the extra `train`")
 
 import scope as job  # noqa: E402
+import scope_bank  # noqa: E402
 import scope_data  # noqa: E402
-import scope_eval  # noqa: E402
 import scope_forms  # noqa: E402
 import scope_users  # noqa: E402
-import scope_worlds  # noqa: E402
 
 from memedit.edit import Edit  # noqa: E402
-from memedit.scope import ScopeClassifier  # noqa: E402
-from memedit.subjects import fold  # noqa: E402
+from memedit.errors import ModelError  # noqa: E402
+from memedit.subjects import find, fold  # noqa: E402
+from memedit.training import combining, worlds  # noqa: E402
+from memedit.training.cases import Case, Query, make  # noqa: E402
+from memedit.training.pair_examples import DIRECT, OUT, SHARES, Example, Pool, label_of, mined  # noqa: E402
+from memedit.training.pair_training import PairSettings, PairTraining  # noqa: E402
 
-MINIATURE = ["--limit", "14", "--queries", "40", "--sizes", "1,20", "--trees", "20"]
+# ---------------------------------------------------------------- the data
 
 
 @pytest.fixture(scope="module")
-def miniature(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("scope")
-    job.main([*MINIATURE, "--data", str(data), "--out", str(out), "--cache", str(out / "cache")])
-    return out
+def public(data):
+    return scope_data.Data(data)
 
 
-def test_a_miniature_is_trained_and_judges(miniature):
-    classifier = ScopeClassifier.load(miniature)
-    edit = Edit(prompt="The capital of France is", target="Lyon", subject="France")
-    stored = classifier.encode(classifier.texts(edit))[None]
-    queries = ["What is the capital city of France?", "how do magnets work"]
-    near, far = classifier.judge(queries, classifier.encode(queries), [[edit]] * 2, [stored] * 2)
-    assert near[0, 0] > 0.5 > far[0, 0]
-    assert classifier.settings["trained_with"]["seed"] == 1
+@pytest.fixture(scope="module")
+def relations(public):
+    return scope_bank.bank(public)
 
 
-def test_the_same_seed_makes_the_same_files(miniature, data, tmp_path):
-    job.main([*MINIATURE, "--data", str(data), "--out", str(tmp_path), "--cache", str(miniature / "cache")])
-    for name in ("scope.json", "combiner.safetensors"):
-        assert (tmp_path / name).read_bytes() == (miniature / name).read_bytes()
+def test_every_block_of_the_bank_is_valid_and_asks_in_several_ways(relations):
+    assert len(relations) > 300
+    for relation in relations:
+        assert len(relation.asks) > 5, relation.name
+        assert relation.questions, relation.name
+        assert relation.clozes, relation.name
+    kinds = Counter(relation.kind for relation in relations)
+    assert {"person", "place", "company", "work"} <= kinds.keys()
 
 
-def test_arrays_give_scikit_learns_scores():
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    rng = np.random.default_rng(0)
-    table = rng.normal(size=(500, 6))
-    model = HistGradientBoostingClassifier(max_iter=15, max_leaf_nodes=9, random_state=0)
-    model.fit(table, table[:, 0] * table[:, 1] + table[:, 2] > 0)
-    assert np.allclose(job.arrays_of(model)(table), model.decision_function(table))
+def test_the_bank_leaves_out_the_held_out_relations(public, relations):
+    held_out = set(public.split["held_out_relations"])
+    assert len(held_out) == 8
+    assert not {relation.number for relation in relations} & held_out
 
 
-def test_train_cases_keep_clear_of_development_subjects_and_rows(data):
-    public = scope_data.Data(data)
+def test_forms_are_told_apart_by_their_marks():
+    block = ["person | shoe size | ", "What is [X]'s shoe size?", "Name [X]'s shoe size.", "[X] wears size"]
+    block += [
+        "+ [X] shoe size",
+        "= Does [X] wear [Y]?",
+        "~ Who sells [X]'s size?",
+        "< Who wears [Y]?",
+        "! Who is [X]?",
+    ]
+    relation = scope_bank._relation(block, {}, Path("x.txt"))
+    assert (relation.kind, relation.name, relation.key) == ("person", "shoe size", "person shoe size")
+    assert relation.asks == (
+        "What is [X]'s shoe size?",
+        "Name [X]'s shoe size.",
+        "[X] wears size",
+        "[X] shoe size",
+    )
+    assert (relation.claims, relation.reversed) == (("Does [X] wear [Y]?",), ("Who wears [Y]?",))
+    assert (relation.ripples, relation.misses) == (("Who sells [X]'s size?",), ("Who is [X]?",))
+    for wrong in (["person | shoe size"], [block[0], "What is her shoe size?"], [block[0], "= Is [X] tall?"]):
+        with pytest.raises(ValueError, match=r"x\.txt"):
+            scope_bank._relation(wrong, {}, Path("x.txt"))
+
+
+def test_train_cases_keep_clear_of_development_subjects(public):
     validation = {row["subject"] for row in public.rows("counterfact/counterfact-val.json")}
     assert {fold(s).strip() for s in validation} <= public.reserved
     for name, reader in scope_data.READERS.items():
-        subjects = {case.edit.subject for case in reader(public, "train") if case and case.edit.subject}
+        some = islice((case for case in reader(public, "train") if case), 400)
+        subjects = {case.edit.subject or case.about for case in some} - {""}
         assert subjects, name
         assert not {fold(s).strip() for s in subjects} & public.reserved, name
 
 
-def test_invented_cases_leave_out_the_held_out_relations(data):
-    public = scope_data.Data(data)
+def test_invented_cases_have_queries_of_all_kinds(public):
     held_out = set(public.split["held_out_relations"])
-    assert not {relation.number for relation in scope_forms.bank(public)} & held_out
     cases = [case for case in scope_forms.invented(public, random.Random(0), 40) if case]
     assert len(cases) > 30
     for case in cases:
-        kinds = {query.kind for query in case.queries}
-        assert {"paraphrase", "claim", "same_subject"} <= kinds
+        assert case.relation not in held_out
+        assert {"paraphrase", "claim", "same_subject"} <= {query.kind for query in case.queries}
+        assert public.free(case.edit.subject)
 
 
 def test_a_slip_changes_one_word_a_little():
@@ -96,54 +118,174 @@ def test_rewordings_ask_the_same():
     assert scope_users.reworded("where is mount doom located")[0] == "what is the location of mount doom"
 
 
-def test_what_a_query_concerns(data):
-    home = scope_data.make(
-        "a",
-        [scope_data.Query("Who leads Rome?", "paraphrase")],
-        "leader",
-        prompt="The leader of Rome is",
-        target="Bo",
-        subject="Rome",
-    )
-    twin = scope_data.make(
-        "b", [scope_data.Query("x", "own")], "head", prompt="The head of Rome is", target="Cy", subject="Rome"
-    )
-    other = scope_data.make(
-        "a",
-        [scope_data.Query("x", "own")],
-        "leader",
-        prompt="The leader of Bonn is",
-        target="Cy",
-        subject="Bonn",
+def test_relations_are_in_one_part_only():
+    cases = [make("a", [Query("x", "own")], f"r{n % 40}", statement=f"Fact {n} holds.") for n in range(200)]
+    parts = job.parts([case for case in cases if case], job.Settings())
+    seen = [{case.relation for case in some} for some in parts]
+    assert all(seen)
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+
+
+def test_what_a_query_concerns():
+    home = make("a", [Query("Who leads Rome?", "paraphrase")], "leader",
+                prompt="The leader of Rome is", target="Bo", subject="Rome")  # fmt: skip
+    twin = make("b", [Query("x", "own")], "head", prompt="The head of Rome is", target="Cy", subject="Rome")
+    other = make(
+        "a", [Query("x", "own")], "leader", prompt="The leader of Bonn is", target="Cy", subject="Bonn"
     )
     asked = home.queries[0]
-    assert scope_worlds.truth(asked, home, home) == 1
-    assert scope_worlds.truth(asked, home, twin) == -1, (
-        "another set's edit of the same subject may ask the same"
+    assert worlds.truth(asked, home, home) == worlds.DIRECT
+    assert worlds.truth(asked, home, twin) == worlds.UNKNOWN, (
+        "another set's edit of the subject may ask the same"
     )
-    assert scope_worlds.truth(asked, home, other) == 0
-    assert scope_worlds.truth(scope_data.Query("Where is Rome?", "same_subject"), home, home) == 0
-    assert scope_worlds.truth(scope_data.Query("the head of Rome is", "general"), None, twin) == 1
+    assert worlds.truth(asked, home, other) == worlds.OUT
+    assert worlds.truth(Query("Where is Rome?", "same_subject"), home, home) == worlds.OUT
+    assert worlds.truth(Query("the head of Rome is", "general"), None, twin) == worlds.DIRECT
 
 
-def test_the_card_scores_a_set_with_all_its_edits_in_memory(data, classifier, monkeypatch):
-    few = [case for case in scope_data.zsre(scope_data.Data(data), "dev") if case][:12]
-    monkeypatch.setattr(scope_eval, "SETS", {"few": lambda data: scope_eval.known(few)})
-    monkeypatch.setattr(
-        scope_eval, "questions", lambda data, part: [("how do magnets work", ()), ("who is it", ())]
-    )
-    (row,) = scope_eval.table(classifier, scope_data.Data(data))
-    assert (row["set"], row["edits"]) == ("few", 12)
-    assert row["memedit"]["own"] == 1
-    assert row["memedit"]["balanced"] >= row["memedit"]["paraphrase"] > 0.5
-    assert row["queries"] == {"own": 12, "paraphrase": 12, "general": 2}
-    assert {"BM25", "cosine"} <= row.keys()
+def test_arrays_give_scikit_learns_scores():
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(500, 6))
+    model = HistGradientBoostingClassifier(max_iter=15, max_leaf_nodes=9, random_state=0)
+    model.fit(table, table[:, 0] * table[:, 1] + table[:, 2] > 0)
+    assert np.allclose(combining.arrays_of(model)(table), model.decision_function(table))
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def cases(count: int = 16, source: str = "mine") -> list[Case]:
+    out = []
+    for n in range(count):
+        row = example(n)
+        lists = (("paraphrase", "in_scope"), ("ripple", "ripple"), ("same_subject", "out_of_scope"))
+        queries = [Query(row["prompt"], "own"), *(Query(t, kind) for kind, key in lists for t in row[key])]
+        edit = Edit(prompt=row["prompt"], target=row["target"], subject=row["subject"])
+        out.append(Case(edit, tuple(queries), source))
+    return out
+
+
+def test_a_pool_draws_kinds_by_their_shares_and_sources_by_the_root():
+    def of(kind: str, source: str, count: int) -> Case:
+        edit = Edit(statement=f"A fact of {source}.")
+        return Case(edit, tuple(Query(f"{source} {kind} {n}", kind) for n in range(count)), source)
+
+    pool = Pool([of("paraphrase", "large", 6400), of("paraphrase", "small", 400), of("claim", "large", 3000)])
+    drawn = [pool.examples[i] for i in pool.draw(1000, random.Random(0))]
+    kinds = Counter(example.kind for example in drawn)
+    whole = SHARES["paraphrase"] + SHARES["claim"]
+    assert kinds["paraphrase"] == pytest.approx(1000 * SHARES["paraphrase"] / whole, abs=2)
+    sources = Counter(example.source for example in drawn if example.kind == "paraphrase")
+    assert sources["large"] == pytest.approx(4 * sources["small"], abs=4)
+    assert pool.draw(1000, random.Random(0)) == pool.draw(1000, random.Random(0))
+    outside = Pool(cases()).draw(20, random.Random(0), outside=True)
+    assert {Pool(cases()).examples[i].label for i in outside} == {OUT}
+
+
+def test_mined_pairs_are_harder_than_drawn_ones():
+    pool = Pool(cases(), [(f"stranger {n}", cases(1)[0].edit, "mine") for n in range(200)])
+    sure = {i: (i * 7919 % 1000) / 1000 for i in range(len(pool.examples))}  # "out", as a model might see it
+    at = {id(example): i for i, example in enumerate(pool.examples)}
+
+    def score(some):
+        return np.array([sure[at[id(example)]] for example in some])
+
+    def mean(places):
+        return np.mean([sure[i] for i in places if pool.examples[i].label == OUT])
+
+    hard, plain = mined(pool, 100, random.Random(1), score), pool.draw(100, random.Random(1))
+    assert mean(hard) < mean(plain) - 0.05
+    assert {label_of(pool.examples[i].kind) for i in hard} == {DIRECT, 1, OUT}
+
+
+def test_disguised_pairs_stay_consistent():
+    pool = Pool(cases())
+    rng = random.Random(2)
+    changed = 0
+    for _ in range(10):
+        for pair in pool.examples:
+            made = pool.disguised(pair, rng)
+            assert (made.label, made.kind) == (pair.label, pair.kind)
+            if made is pair:
+                continue
+            name = made.edit.subject
+            changed += 1
+            assert pair.edit.subject not in made.edit.statement + made.query
+            assert name in made.edit.statement
+            assert (find(name, made.query).share == 1) == (find(pair.edit.subject, pair.query).share == 1)
+    assert 0.15 < changed / (10 * len(pool.examples)) < 0.35
+
+
+# ---------------------------------------------------------------- the pair model's loop
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def training(encoder, folder: Path, **changes: object) -> PairTraining:
+    settings = {"lower": 1, "layers": 1, "rounds": 2, "pairs": 640, "batch": 32, "rate": 3e-3, "every": 4}
+    return PairTraining(encoder, Pool(cases()), folder, PairSettings(**{**settings, **changes}))
+
+
+@pytest.fixture(scope="module")
+def whole(encoder, tmp_path_factory):
+    """A training that nobody stopped: it, and its weights."""
+    run = training(encoder, tmp_path_factory.mktemp("whole"))
+    return run, run.run()
+
+
+def test_the_loss_falls(whole):
+    run, _ = whole
+    assert len(run.losses) == run.steps == 40
+    assert np.mean(run.losses[-10:]) < 0.8 * np.mean(run.losses[:10])
+
+
+@pytest.mark.parametrize("killed_at", [3, 15, 30], ids=["before a checkpoint", "first round", "second round"])
+def test_a_killed_job_goes_on_to_the_same_weights(encoder, whole, tmp_path, killed_at):
+    def kill(step, steps, loss):
+        if step == killed_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training(encoder, tmp_path).run(kill)
+    weights = training(encoder, tmp_path).run()
+    for name, value in whole[1].items():
+        assert np.array_equal(value.numpy(), weights[name].numpy()), name
+
+
+def test_every_round_is_told_before_it_is_saved(encoder, tmp_path):
+    told = []
+    run = training(encoder, tmp_path)
+
+    def after(round):
+        place = (tmp_path / "checkpoint.safetensors").read_bytes()[:100_000]
+        told.append((round, f'\\"round\\": {round}'.encode() in place))
+
+    run.run(after=after)
+    assert told == [(1, False), (2, False)]
+
+
+def test_a_checkpoint_of_another_training_is_refused(encoder, whole):
+    run, _ = whole
+    with pytest.raises(ModelError, match="other settings or data \\(pairs\\)"):
+        training(encoder, run.folder, pairs=320).run()
+    place = json.loads(json.dumps(run._about()))
+    assert "rate" not in place, "after a loss that is no number it may go on with a smaller one"
 
 
 def test_the_job_is_found_with_its_flags(capsys):
     with pytest.raises(SystemExit):
         job.main(["--help"])
     text = capsys.readouterr().out
-    assert "--evaluate" in text
+    assert "--invented" in text
     assert "--limit" in text
     assert json.dumps(job.Settings().sizes) == "[1, 10, 100, 1000, 10000]"
+
+
+def test_an_example_says_what_it_is():
+    pair = Pool(cases(1)).examples[0]
+    assert pair == Example(pair.query, pair.edit, DIRECT, "own", "mine")

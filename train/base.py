@@ -21,6 +21,7 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -314,15 +315,30 @@ def make_model(s: Settings, tokenizer: Any) -> Qwen3ForCausalLM:
 WEIGHTS = {"facts": 0.8, "follow": 1.0, "ignore": 1.0, "forms": 0.5, "wiki": 0.35, "copy": 0.4}
 
 
-def losses(model: Any, forward: Any, rows: list[Row], device: str) -> dict[str, float]:
-    """Forward and backward of one step; the mean loss of each kind. Only labelled positions reach the lm_head."""
+def losses(
+    model: Any,
+    forward: Any,
+    rows: list[Row],
+    device: str,
+    weights: Mapping[str, float] = WEIGHTS,
+    part: slice = slice(None),
+    half: bool = True,
+) -> dict[str, float]:
+    """Forward and backward of one step; the mean loss of each kind. Only labelled positions reach the lm_head.
+
+    Args:
+        weights: of the kinds. part: the rows of this process, of several; losses are shares of the whole step's.
+        half: whether products are taken in bf16.
+    """
     labelled: dict[str, int] = {}
     for kind, _, learn in rows:
         labelled[kind] = labelled.get(kind, 0) + int(learn[1:].sum())
     seen: dict[str, float] = dict.fromkeys(labelled, 0.0)
     kinds = list(labelled)
-    with torch.autocast(device, torch.bfloat16):  # one block, so that weights are cast once for all groups
-        for group in by_length(rows):
+    with torch.autocast(
+        device, torch.bfloat16, enabled=half
+    ):  # one block, so that weights are cast once for all groups
+        for group in by_length(rows[part]):
             width = max(len(ids) for _, ids, _ in group)
             ids = torch.zeros(len(group), width, dtype=torch.long)
             learn = torch.zeros(len(group), width, dtype=torch.bool)
@@ -335,7 +351,7 @@ def losses(model: Any, forward: Any, rows: list[Row], device: str) -> dict[str, 
             each = torch.nn.functional.cross_entropy(
                 model.lm_head(hidden[learn]).float(), ids[:, 1:][learn], reduction="none"
             )
-            share = torch.tensor([WEIGHTS[kind] / labelled[kind] for kind, _, _ in group], device=device)
+            share = torch.tensor([weights[kind] / labelled[kind] for kind, _, _ in group], device=device)
             which = learn.nonzero()[:, 0]
             (each * share[which]).sum().backward()
             of_kind = torch.tensor([kinds.index(kind) for kind, _, _ in group], device=device)[which]

@@ -89,6 +89,8 @@ def evaluate(
     answered = [(f, prompt) for f, (prompt, _), ok in zip(facts, trained, known, strict=True) if ok]
     for name, cases in ignored(answered, k, random.Random(2), limit or 1500).items():
         put(f"ignored, {name}", hits(model, tokenizer, cases))
+    for name, cases in two_steps(answered, k, random.Random(3), limit or 1000).items():
+        put(f"two steps, {name}", hits(model, tokenizer, cases))
     if perplexity:
         out["WikiText-2 test perplexity per word"] = {
             "value": word_perplexity(model, tokenizer, k.data),
@@ -132,6 +134,37 @@ def ignored(
     return out
 
 
+COUNTRY_OF = {  # relations whose object is a country, and how the country is then spoken of
+    "P27": "the country that [X] is a citizen of",
+    "P17": "the country that [X] is in",
+    "P495": "the country that [X] comes from",
+}
+
+
+def two_steps(
+    answered: list[tuple[Fact, str]], k: Knowledge, rng: random.Random, n: int
+) -> dict[str, list[tuple[str, str]]]:
+    """Whether a stated fact is used on the way: two countries get new capitals, and asked is the capital of the
+    country of somebody or something whose country the model knows.
+
+    "the stated capital" counts answers with that country's, "the other stated capital" those with the other's: one
+    who copies without thinking gives both alike often, so what counts is how far they are apart.
+    """
+    capitals = {f.subject: f.obj for f in k.facts if f.relation == "P36"}
+    towns = sorted(set(capitals.values()))
+    known = [f for f, _ in answered if f.relation in COUNTRY_OF and f.obj in capitals]
+    out: dict[str, list[tuple[str, str]]] = {"the stated capital": [], "the other stated capital": []}
+    for fact in rng.sample(known, min(n, len(known))):
+        country = rng.choice([c for c in capitals if c != fact.obj])
+        new, other = rng.sample([t for t in towns if t not in (capitals[fact.obj], capitals[country])], 2)
+        said = [f"Fact: The capital of {fact.obj} is {new}.", f"Fact: The capital of {country} is {other}."]
+        rng.shuffle(said)
+        asked = f"The capital of {COUNTRY_OF[fact.relation].replace('[X]', fact.subject)} is"
+        for name, answer in zip(out, (new, other), strict=True):
+            out[name].append(("\n".join([*said, asked]), answer))
+    return out
+
+
 def word_perplexity(model: Any, tokenizer: Any, data: Path) -> float:
     """exp(total negative log-likelihood / number of words) of WikiText-2's test part, in windows of 512."""
     text = (data / "corpora/test.txt").read_text()
@@ -154,8 +187,8 @@ TARGETS = {
 }  # fmt: skip
 
 
-def curve(log: list[dict[str, float]], file: Path) -> None:
-    """Probes (100 questions each) and losses of a run, drawn over its steps."""
+def curve(log: list[dict[str, float]], file: Path, probe: int = 100) -> None:
+    """Probes (of so many questions each) and losses of a run, drawn over its steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -169,7 +202,7 @@ def curve(log: list[dict[str, float]], file: Path) -> None:
             axes.plot(
                 steps, [e.get(name, float("nan")) for e in log], label=name.removeprefix("loss "), lw=1.3
             )
-    left.set(xlabel="step", ylabel="share right (probe of 100)", ylim=(0, 1))
+    left.set(xlabel="step", ylabel=f"share right (probe of {probe})", ylim=(0, 1))
     right.set(xlabel="step", ylabel="loss, nats a token", yscale="log")
     for axes in (left, right):
         axes.legend(fontsize=6, frameon=False)

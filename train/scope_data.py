@@ -7,40 +7,18 @@ set that is only for development are dropped from the train part.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from memedit.edit import Edit
-from memedit.errors import EditError
 from memedit.scope_eval.known import alias, shared
 from memedit.subjects import fold, guesses
+from memedit.training.cases import Case, Query, chance, make
 
 Part = Literal["train", "dev"]
-# swapped: a question of another row's relation, put to this subject; now and then the relations turn out the same.
-KINDS = ("own", "paraphrase", "alias", "claim", "neighbour", "same_subject", "swapped", "ripple", "general")
-IN_SCOPE = frozenset({"own", "paraphrase", "alias", "claim"})
-
-
-@dataclass(frozen=True)
-class Query:
-    text: str
-    kind: str  # one of KINDS
-
-
-@dataclass(frozen=True)
-class Case:
-    """An edit with queries of all kinds; `source` names the data set, `relation` what the edit is about."""
-
-    edit: Edit
-    queries: tuple[Query, ...]
-    source: str
-    relation: str = ""
-    about: str = ""  # the subject, also where the edit is not told it
 
 
 @dataclass
@@ -84,15 +62,6 @@ class Data:
             for line in path.read_text(encoding="utf-8").splitlines():
                 statement = json.loads(line).get("statement", "")
                 yield from re.findall(r"^The (?:CEO|capital) of (.+?) is ", statement)
-
-
-def make(source: str, queries: Iterable[Query], relation: str = "", **edit: Any) -> Case | None:
-    """A case, or None where the edit can't be taken or no query is left."""
-    kept = tuple(q for q in dict.fromkeys(queries) if q.text and q.text.strip())
-    try:
-        return Case(Edit(**edit), kept, source, relation) if kept else None
-    except EditError:
-        return None
 
 
 def zsre(data: Data, part: Part) -> Iterator[Case | None]:
@@ -169,6 +138,15 @@ def counterfact(data: Data, part: Part) -> Iterator[Case | None]:
         yield make("counterfact", queries, relation, **edit)
 
 
+def counterfacts(data: Data) -> Iterator[tuple[str, str, str]]:
+    """CounterFact's train facts as (subject, ParaRel's id, new object), where the relation is known."""
+    patterns = prompts_of(data)
+    for row in data.rows("counterfact/counterfact-train.json", "train"):
+        relation = patterns.get(row["prompt"].replace(row["subject"], "[X]"), "")
+        if relation and relation not in data.split["held_out_relations"] and data.free(row["subject"]):
+            yield row["subject"], relation, row["target_new"]
+
+
 def prompts_of(data: Data) -> dict[str, str]:
     """CounterFact's and ParaRel's cloze forms that end before the object: form -> relation."""
     forms: dict[str, str] = {}
@@ -214,8 +192,3 @@ def questions(data: Data, part: Part) -> list[tuple[str, tuple[str, ...]]]:
 READERS: dict[str, Callable[[Data, Part], Iterator[Case | None]]] = {
     "zsre": zsre, "wiki": wiki, "pokemqa": pokemqa, "counterfact": counterfact, "attack": attack,
 }  # fmt: skip
-
-
-def chance(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32

@@ -1,12 +1,14 @@
 """Cases that are put together: our own relations over public subjects, and worn wordings.
 
-`invented` lays the forms of scope_relations.txt (and ParaRel's patterns) over subjects of the right type, so that
-every edit meets other questions about its subject and its question about other subjects. `varied` adds what people
-do to a text: lower case, slips, a sentence before it.
+`invented` lays the forms of relations/ (and ParaRel's patterns) over subjects of the right type, so that every edit
+meets other questions about its subject and its question about other subjects. `asked_anew` puts our wordings beside
+those that a data set brings. `varied` adds what people do to a text: lower case, slips, a sentence before it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from collections import defaultdict
@@ -15,45 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scope_data import IN_SCOPE, Case, Data, Query, chance, make
+from scope_bank import Relation, bank
+from scope_data import Case, Data, Query, chance, counterfacts, make
 
 from memedit.subjects import content
+from memedit.training.cases import IN_SCOPE
 
-BANK = Path(__file__).parent / "scope_relations.txt"
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A relation with its forms, [X] for the subject."""
-
-    kind: str  # what has it: person, place, company, work, product, thing, building, event
-    name: str
-    number: str  # ParaRel's id, or nothing
-    questions: tuple[str, ...]
-    clozes: tuple[str, ...]  # beginnings of sentences that the object ends
-
-    @property
-    def forms(self) -> tuple[str, ...]:
-        return self.questions + self.clozes
-
-
-def bank(data: Data) -> list[Relation]:
-    """The relations of scope_relations.txt, with ParaRel's patterns where they end in the object."""
-    patterns = defaultdict(list)
-    for row in data.rows("pararel/patterns.jsonl"):
-        pattern = row["pattern"].strip().rstrip(". ")
-        if pattern.endswith("[Y]") and pattern.count("[Y]") == 1:
-            patterns[row["relation"]].append(pattern.removesuffix("[Y]").strip())
-    found = []
-    for block in BANK.read_text(encoding="utf-8").split("\n\n"):
-        head, *forms = [line for line in block.splitlines() if line and not line.startswith("#")] or [""]
-        if not forms:
-            continue
-        kind, name, number = (part.strip() for part in head.split("|"))
-        clozes = [f for f in forms if not f.endswith("?")] + patterns.get(number, [])
-        questions = tuple(f for f in forms if f.endswith("?"))
-        found.append(Relation(kind, name, number, questions, tuple(dict.fromkeys(clozes))))
-    return found
+FORMS = Path(__file__).parent / "form_paraphrases.jsonl"
 
 
 KINDS = {
@@ -100,6 +70,10 @@ class World:
                 kind = "building" if BUILT.search(subject) else KIND_OF.get(relation)
                 if kind:
                     subjects[kind].add(subject)
+        for fact in counterfacts(data):
+            facts.append(fact)
+            if KIND_OF.get(fact[1]):
+                subjects[KIND_OF[fact[1]]].add(fact[0])
         lines = (data.folder / "corpora/world-cities.csv").read_text(encoding="utf-8").splitlines()[1:]
         towns = [
             name
@@ -131,18 +105,20 @@ MONTHS = "January February March April May June July August September October No
 
 
 def invented(data: Data, rng: random.Random, count: int) -> Iterator[Case | None]:
-    """Edits over all kinds and relations; half of them over facts that ParaRel knows."""
+    """Edits over all kinds and relations; half of them over facts that ParaRel and CounterFact know."""
     relations = bank(data)
     world = World.of(data, rng)
     by_kind, by_number = defaultdict(list), defaultdict(list)
     for relation in relations:
-        by_kind[relation.kind].append(relation)
-        by_number[relation.number].append(relation)
+        if world.subjects.get(relation.kind):
+            by_kind[relation.kind].append(relation)
+            by_number[relation.number].append(relation)
+    relations = [relation for some in by_kind.values() for relation in some]
     facts = [fact for fact in world.facts if fact[1] in by_number]
     for i in range(count):
         if i % 2:
             subject, number, target = rng.choice(facts)
-            relation = by_number[number][0]
+            relation = rng.choice(by_number[number])
         else:
             relation = rng.choice(relations)
             subject, target = rng.choice(world.subjects[relation.kind]), world.object_of(relation, rng)
@@ -158,36 +134,130 @@ def _case(
     world: World,
     rng: random.Random,
 ) -> Case | None:
-    own = rng.choice(relation.questions if rng.random() < 0.3 else relation.clozes)
+    clozes = (*relation.clozes, *relation.patterns)
+    own = rng.choice(relation.questions if rng.random() < 0.35 else clozes)
     told = subject if rng.random() < 0.75 else None
     edit: dict[str, Any] = {"prompt": own.replace("[X]", subject), "target": target, "subject": told}
     if rng.random() < 0.3:
-        cloze = rng.choice(relation.clozes).replace("[X]", subject)
-        edit = {"statement": f"{cloze} {target}.", "subject": told}
+        edit = {"statement": _said(rng.choice(clozes), subject, target), "subject": told}
         own = ""
     queries = [Query(own.replace("[X]", subject), "own")]
-    rest = [form for form in relation.forms if form != own]
-    for form in rng.sample(rest, min(3, len(rest))):
-        queries.append(Query(form.replace("[X]", subject), "paraphrase"))
+    queries += _inside(relation, subject, target, own, world, rng)
+    queries += _about(relation, others, subject, world, rng)
+    queries += _onward(relation, subject, target, world, rng)
+    queries += _beside(relation, others, subject, None if told else target, world, rng)
+    return make("invented", queries, relation.key, **edit)
+
+
+def _said(cloze: str, subject: str, target: str) -> str:
+    return f"{cloze.replace('[X]', subject)} {target}."
+
+
+def _inside(
+    relation: Relation, subject: str, target: str, own: str, world: World, rng: random.Random
+) -> Iterator[Query]:
+    """Other ways to ask for the fact, and claims about it, true of the edit or not."""
+    rest = [form for form in relation.asks if form != own]
+    for form in rng.sample(rest, min(4, len(rest))):
+        yield Query(form.replace("[X]", subject), "paraphrase")
+    for form in rng.sample(relation.claims, min(2, len(relation.claims))):
+        said = rng.choice([target, world.object_of(relation, rng)])
+        yield Query(form.replace("[X]", subject).replace("[Y]", said), "claim")
     cloze = rng.choice(relation.clozes).replace("[X]", subject)
-    queries.append(Query(claim(cloze, rng.choice([target, world.object_of(relation, rng)]), rng), "claim"))
-    for other in rng.sample(others, min(4, len(others))):
-        queries.append(Query(rng.choice(other.forms).replace("[X]", subject), "same_subject"))
+    yield Query(claim(cloze, rng.choice([target, world.object_of(relation, rng)]), rng), "claim")
+
+
+def _about(
+    relation: Relation, others: Sequence[Relation], subject: str, world: World, rng: random.Random
+) -> Iterator[Query]:
+    """Other questions about the subject: near misses, other relations', claims."""
+    for form in rng.sample(relation.misses, min(3, len(relation.misses))):
+        yield Query(form.replace("[X]", subject), "same_subject")
+    for other in rng.sample(others, min(3, len(others))):
+        yield Query(rng.choice(other.asks).replace("[X]", subject), "same_subject")
     if others:
         other = rng.choice(others)
-        cloze = rng.choice(other.clozes).replace("[X]", subject)
-        queries.append(Query(claim(cloze, world.object_of(other, rng), rng), "same_subject"))
+        said = world.object_of(other, rng)
+        if other.claims and rng.random() < 0.6:
+            form = rng.choice(other.claims).replace("[X]", subject)
+            yield Query(form.replace("[Y]", said), "same_subject")
+        else:
+            yield Query(claim(rng.choice(other.clozes).replace("[X]", subject), said, rng), "same_subject")
+
+
+def _onward(
+    relation: Relation, subject: str, target: str, world: World, rng: random.Random
+) -> Iterator[Query]:
+    """What needs the fact on the way; the same asked back from another object doesn't."""
+    for form in rng.sample(relation.ripples, min(2, len(relation.ripples))):
+        yield Query(form.replace("[X]", subject), "ripple")
+    if relation.reversed:
+        form = rng.choice(relation.reversed)
+        yield Query(form.replace("[Y]", target), "ripple")
+        other = world.object_of(relation, rng)
+        if not content(other) & content(target):
+            yield Query(form.replace("[Y]", other), "neighbour")
+
+
+def _beside(
+    relation: Relation,
+    others: Sequence[Relation],
+    subject: str,
+    doubtful: str | None,
+    world: World,
+    rng: random.Random,
+) -> Iterator[Query]:
+    """The same asked and claimed of others, above all of those with a word of the name in theirs.
+
+    Args:
+        doubtful: a second name of the edit's sentence, where nobody said which is the subject.
+    """
     some = world.subjects[relation.kind]
     alike = [
         s for s in rng.sample(some, min(400, len(some))) if content(s) & content(subject) and s != subject
     ]
-    first = rng.choice(some)
-    if not told and "statement" in edit:
-        first = target  # nobody said which of the two names is the subject
-    for neighbour in [first, *alike[:1]]:
+    for neighbour in [doubtful or rng.choice(some), *alike[:1]]:
         if neighbour != subject:
-            queries.append(Query(rng.choice(relation.forms).replace("[X]", neighbour), "neighbour"))
-    return make("invented", queries, relation.number or f"{relation.kind} {relation.name}", **edit)
+            yield Query(rng.choice(relation.asks).replace("[X]", neighbour), "neighbour")
+            if relation.claims and rng.random() < 0.4:
+                form = rng.choice(relation.claims).replace("[X]", neighbour)
+                yield Query(form.replace("[Y]", world.object_of(relation, rng)), "neighbour")
+
+
+def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterator[Case]:
+    """The cases with our own wordings of what they ask: those of their relation in relations/, or of their form."""
+    by_number = defaultdict(list)
+    for relation in bank(data):
+        by_number[relation.number].append(relation)
+    world = World.of(data, rng)
+    written = {
+        row["of"]: row for row in map(json.loads, FORMS.read_text(encoding="utf-8").splitlines()) if row
+    }
+    for case in cases:
+        subject = case.edit.subject or case.about
+        known = [r for r in by_number.get(case.relation, ()) if case.relation and r.asks]
+        row = written.get(int(hashlib.sha256(case.relation.encode()).hexdigest()[:8], 16))
+        more: list[Query] = []
+        if subject and known and case.source != "invented":
+            relation = rng.choice(known)
+            target = case.edit.target or world.object_of(relation, rng)
+            more += _inside(relation, subject, target, "", world, rng)
+            kin = [r for some in by_number.values() for r in some if r.kind == relation.kind]
+            more += _about(relation, [r for r in kin if r.name != relation.name], subject, world, rng)
+            more += _onward(relation, subject, target, world, rng)
+        elif subject and row:
+            more += _written(row, subject, case.edit.target or "", rng)
+        yield replace(case, queries=tuple(dict.fromkeys((*case.queries, *more)))) if more else case
+
+
+def _written(row: dict[str, Any], subject: str, target: str, rng: random.Random) -> Iterator[Query]:
+    for form in rng.sample(row["asks"], min(3, len(row["asks"]))):
+        yield Query(form.replace("[X]", subject), "paraphrase")
+    if target:
+        for form in row["claims"]:
+            yield Query(form.replace("[X]", subject).replace("[Y]", target), "claim")
+    for form in row["not"]:
+        yield Query(form.replace("[X]", subject), "same_subject")
 
 
 def claim(cloze: str, target: str, rng: random.Random) -> str:
@@ -204,6 +274,8 @@ def claim(cloze: str, target: str, rng: random.Random) -> str:
         f"{said}, right?",
         f"True or false: {said}.",
         f"I heard that {low}. Is that correct?",
+        f"Fact check: {said}",
+        f"Would you say that {low}?",
     )
     return rng.choice(forms)
 

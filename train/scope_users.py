@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from scope_data import Case, Query, make
+from scope_data import Data
 
 from memedit.subjects import content
+from memedit.training.cases import Case, Query, chance, make
+
+WRITTEN = Path(__file__).parent / "question_paraphrases.jsonl"
 
 # Ways of asking the same, by rule: enough to teach that wording is free, few enough to be right.
 REWORDINGS = (
@@ -45,10 +50,10 @@ def natural(questions: Sequence[tuple[str, tuple[str, ...]]], rng: random.Random
     paraphrases, questions about the same name with other answers are not."""
     holds = defaultdict(list)
     for i, (text, _) in enumerate(questions):
-        for word in content(text):
+        for word in sorted(content(text)):
             holds[word].append(i)
     for i, (text, answers) in enumerate(questions):
-        rare = [w for w in content(text) if len(holds[w]) <= 25 and len(w) > 3]
+        rare = [w for w in sorted(content(text)) if len(holds[w]) <= 25 and len(w) > 3]
         queries = [Query(text, "own"), *(Query(q, "paraphrase") for q in reworded(text)[:2])]
         shared: dict[int, int] = defaultdict(int)
         for word in rare:
@@ -67,3 +72,29 @@ def natural(questions: Sequence[tuple[str, tuple[str, ...]]], rng: random.Random
             else {"statement": f"{text.rstrip('?')}? {target}."}
         )
         yield make("natural", queries, text, **shape)
+
+
+def written(data: Data) -> Iterator[Case | None]:
+    """Users' questions of the train parts as edits, with paraphrases and near misses that people wrote."""
+    nq = data.rows("general_qa/nq_open_dev_clean.jsonl")
+    webq = data.rows("general_qa/webquestions.json")
+    for line in WRITTEN.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["file"] == "nq":
+            text, answers = nq[row["row"]]["question"], nq[row["row"]]["answer"]
+        else:
+            text, answers = webq[row["row"]]["qText"], webq[row["row"]]["answers"]
+        if not answers:
+            continue
+        queries = [Query(text, "own"), *(Query(q, "paraphrase") for q in row["asks"])]
+        queries += [Query(q, "paraphrase") for q in reworded(text)[:1]]
+        queries += [Query(q, "same_subject") for q in row["not"]]
+        way = chance(text)
+        if way < 0.5:
+            yield make("written", queries, text, prompt=text, target=answers[0])
+        elif way < 0.75:
+            yield make("written", queries, text, statement=row["says"])
+        else:  # asked in one wording, remembered in another
+            own, *rest = queries[1:]
+            queries = [Query(own.text, "own"), Query(text, "paraphrase"), *rest]
+            yield make("written", queries, text, prompt=own.text, target=answers[0])

@@ -1,6 +1,6 @@
 """The claims of speed, and of what stands, measured: `memedit bench`.
 
-memory.py (import, add, route, open), generate.py, chat.py, gpu.py; measured.py is what they share. Medians; ratios
+memory.py (import, add, route, open), generate.py, chat.py, methods.py, gpu.py; measured.py is what they share. Medians; ratios
 are taken inside one run, turn by turn.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from memedit.bench.measured import Entry, machine
 
@@ -22,9 +23,11 @@ BENCHES: dict[str, str] = {  # name -> where it lives; imported when it is run
     "open": "memedit.bench.memory:open_",
     "generate": "memedit.bench.generate:generate",
     "chat": "memedit.bench.chat:chat",
+    "mixed-batch": "memedit.bench.methods:mixed_batch",
+    "methods": "memedit.bench.methods:methods",
     "gpu": "memedit.bench.gpu:gpu",
 }
-ALONE = ("gpu",)  # asked for by name only, no part of `all`
+ALONE = ("gpu", "methods")  # asked for by name only, no part of `all`
 
 
 def run(
@@ -34,12 +37,18 @@ def run(
     device: str | None = None,
     dtype: str | None = None,
     progress: Progress | None = None,
+    **more: Any,
 ) -> list[Entry]:
-    """The entries of these benches, in order: claim, value, unit, limit, met, detail."""
+    """The entries of these benches, in order: claim, value, unit, limit, met, detail.
+
+    Args:
+        more: what only `methods` takes: data, limit, only, settings.
+    """
     out: list[Entry] = []
     for i, name in enumerate(names):
         if progress:
             progress(i, len(names))
         module, _, function = BENCHES[name].partition(":")
-        out += getattr(importlib.import_module(module), function)(model, device, dtype)
+        own = {**more, "progress": progress} if BENCHES[name].endswith(":methods") else {}
+        out += getattr(importlib.import_module(module), function)(model, device, dtype, **own)
     return out

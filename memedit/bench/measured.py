@@ -50,14 +50,14 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores{gpu}; {versions}; {time.strftime('%Y-%m-%d')}"
 
 
-def entry(claim: str, value: float, unit: str, limit: float, detail: str) -> Entry:
-    """One claim with what was measured; `limit` is the most that it may be."""
+def entry(claim: str, value: float, unit: str, limit: float, detail: str, at_least: bool = False) -> Entry:
+    """One claim with what was measured; `limit` is the most that it may be, or with `at_least` the least."""
     return {
         "claim": claim,
         "value": value,
         "unit": unit,
-        "limit": f"<= {limit:g} {unit}",
-        "met": value <= limit,
+        "limit": f"{'>=' if at_least else '<='} {limit:g} {unit}",
+        "met": value >= limit if at_least else value <= limit,
         "detail": detail,
     }
 

@@ -81,10 +81,22 @@ def route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
         times = {}
         for name, queries in (("out of scope", outside), ("naming an edited subject", inside)):
             times[name] = 1000 * statistics.median(seconds(lambda q=q: router.route([q])) for q in queries)  # type: ignore[misc]
+        some = [f"{text} {i}" for i in range(6) for text in (*outside[:40], *inside[:10])]
+        spent = seconds(lambda: router.route(some))
     return [
-        entry(f"route, one query {name}, 10 000 edits", value, "ms", 25, "median of 50")
-        for name, value in times.items()
-    ]  # fmt: skip
+        *(
+            entry(f"route, one query {name}, 10 000 edits", times[name], "ms", limit, "median of 50")
+            for name, limit in (("out of scope", 12), ("naming an edited subject", 30))
+        ),
+        entry(
+            "route, many queries at once, four in five out of scope",
+            len(some) / spent,
+            "queries/s",
+            300,
+            f"{len(some)} queries in one call, 10 000 edits",
+            at_least=True,
+        ),
+    ]
 
 
 def open_(model: str, device: str | None, dtype: str | None) -> list[Entry]:

@@ -2,13 +2,15 @@
 
 edits.py     add-fact, erase-fact, update
 takeback.py  forget, undo, log
+prepare.py   prepare
 resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 chat.py      chat
 backup.py    backup, restore, compact
-upkeep.py    doctor, rebuild, methods, bench, eval, train
+upkeep.py    doctor, rebuild, methods, bench, eval
+train.py     train scope, train base
 demos.py     demos build, show, list, remove
 evalscope.py eval scope
 """
@@ -23,15 +25,17 @@ from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.evalscope import scope as eval_scope
 from memedit.cli.look import history, list_, search, show, stats
+from memedit.cli.prepare import prepare
 from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
+from memedit.cli.train import train
 from memedit.cli.transfer import export, import_
-from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild, train
+from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild
 
 for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
-    ask, chat, route, generate, demo, demos,
+    ask, chat, route, generate, demo, demos, prepare,
     backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip

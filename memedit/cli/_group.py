@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -26,12 +27,27 @@ DEFAULT_MEMORY = "indexes/default"
 Callback = Callable[[int, int], None]
 
 
-class Commands(click.Group):
+class Suggesting(click.Group):
+    """A wrong name is answered with near ones."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
+            if near:
+                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
+            raise
+
+
+class Commands(Suggesting):
     """Prints an expected error as one line and exits with 1; a traceback only with --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _warnings_as_lines():
+            with _warnings_as_lines(), _log_as_lines():
                 return super().invoke(ctx)
         except (MemeditError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
@@ -45,20 +61,6 @@ class Commands(click.Group):
             fail(
                 f"unexpected {type(error).__name__}: {error}; run `memedit --debug ...` for the traceback, and please report it"
             )
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return super().get_command(ctx, name)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
-            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -91,6 +93,25 @@ def _warnings_as_lines() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _log_as_lines() -> Iterator[None]:
+    """What memedit notes while it works (a patch prepared, a covariance estimated): a line on standard error."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            click.echo(record.getMessage(), err=True)
+
+    log, handler = logging.getLogger("memedit"), Lines()
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def fail(error: BaseException | str) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memedit.cli._deciding import deciding, scope_option
 from memedit.cli._group import (
     at_option,
     check_output,
@@ -40,12 +41,13 @@ _CHUNK = 256  # queries routed at once
 )
 @method_option
 @false_fire_option
+@scope_option
 @at_option
 @memory_option
 @json_option
 def route(
     queries: tuple[str, ...], source: str | None, target: str, method: str | None, false_fire_rate: float | None,
-    at: str | None, memory: str, as_json: bool,
+    scope: str | None, at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which edits concern a query, and why. No language model is loaded.
 
@@ -62,7 +64,7 @@ def route(
     rows = (
         [data for _, data in read_json_lines(source, "query")] if source else [{"query": q} for q in queries]
     )
-    with existing(memory, readonly=True) as m, progress("routing") as bar:
+    with existing(memory, readonly=True, **deciding(scope)) as m, progress("routing") as bar:
         router = Router(m, false_fire_rate=false_fire_rate, method=method)
         routes: list[Route] = []
         for start in range(0, len(rows), _CHUNK):
@@ -106,12 +108,13 @@ def say_route(route: Route) -> None:
 @method_option
 @settings_option
 @false_fire_option
+@scope_option
 @at_option
 @memory_option
 @json_option
 def ask(
     question: str, max_new_tokens: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str, as_json: bool,
+    settings: dict[str, Any], false_fire_rate: float | None, scope: str | None, at: str | None, memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the edited model, and see what the base would have said and why the query was routed as it was.
 
@@ -120,7 +123,7 @@ def ask(
       memedit ask "What is the capital of France?"
       memedit ask "The capital of France is" --model Qwen/Qwen3-0.6B --max-new-tokens 8
     """
-    with existing(memory, readonly=True, device=device) as m:
+    with existing(memory, readonly=True, **deciding(scope, device)) as m:
         edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         said = edited.explain(question, at=at, max_new_tokens=max_new_tokens, do_sample=False)
     verdict, text, base = said.route, said.text, said.base_text
@@ -164,12 +167,13 @@ def ask(
 @method_option
 @settings_option
 @false_fire_option
+@scope_option
 @at_option
 @memory_option
 def generate(
     source: str, target: str, max_new_tokens: int, batch_size: int, with_base: bool, sample: bool,
     temperature: float | None, seed: int, model: str, device: str | None, dtype: str | None, method: str | None,
-    settings: dict[str, Any], false_fire_rate: float | None, at: str | None, memory: str,
+    settings: dict[str, Any], false_fire_rate: float | None, scope: str | None, at: str | None, memory: str,
 ) -> None:  # fmt: skip
     """Generate for a file of prompts, each routed. Unknown keys of a line are kept.
 
@@ -183,7 +187,7 @@ def generate(
     if sample:
         options |= {"seed": seed, **({"temperature": temperature} if temperature else {})}
     out: list[dict[str, Any]] = []
-    with existing(memory, readonly=True, device=device) as m, progress("generating") as bar:
+    with existing(memory, readonly=True, **deciding(scope, device)) as m, progress("generating") as bar:
         edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         for start in range(0, len(rows), batch_size):
             part = rows[start : start + batch_size]
@@ -212,7 +216,7 @@ def edited_model(
         method_info(method)
     from memedit.edited import EditedModel
 
-    return EditedModel.from_pretrained(
+    edited = EditedModel.from_pretrained(
         model,
         memory=memory,
         method=method,
@@ -221,6 +225,10 @@ def edited_model(
         false_fire_rate=false_fire_rate,
         settings=settings,
     )
+    edited.patches.writes = (
+        True  # the memory was opened for reading; what is prepared now is for later calls too
+    )
+    return edited
 
 
 @click.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memedit.cli._deciding import deciding, scope_option
 from memedit.cli._group import (
     counted,
     fact,
@@ -59,11 +60,13 @@ _HELP = """\
 @method_option
 @settings_option
 @false_fire_option
+@scope_option
 @memory_option
 @json_option
 def chat(
     system: str | None, source: str | None, max_new_tokens: int, model: str, device: str | None, dtype: str | None,
-    method: str | None, settings: dict[str, Any], false_fire_rate: float | None, memory: str, as_json: bool,
+    method: str | None, settings: dict[str, Any], false_fire_rate: float | None, scope: str | None, memory: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Talk with the edited model; after every answer, see which edit was stated and why.
 
@@ -76,7 +79,7 @@ def chat(
       memedit chat --input turns.jsonl --json
     """
     rows = list(_read(source)) if source else None
-    with opened(memory) as m:
+    with opened(memory, **deciding(scope)) as m:
         edited = edited_model(m, model, device, dtype, method, false_fire_rate, settings)
         talk = Talk(edited, system, max_new_tokens)
         if talk.edited.asked.template.plain:

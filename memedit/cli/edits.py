@@ -1,7 +1,12 @@
-"""Commands that change a memory fact by fact: add-fact, erase-fact, update. None of them loads the base model."""
+"""Commands that change a memory fact by fact: add-fact, erase-fact, update.
+
+None of them loads the base model, but for `add-fact --prepare`.
+"""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +17,10 @@ from memedit.cli._group import (
     find,
     json_option,
     memory_option,
+    model_options,
     opened,
     print_json,
+    settings_option,
 )
 from memedit.edit import Edit
 from memedit.errors import EditError
@@ -94,19 +101,31 @@ def split_sentence(sentence: str, fields: dict[str, Any]) -> dict[str, Any]:
     is_flag=True,
     help="A further value beside what is known, such as a second child: supersedes only what has its ref or target.",
 )
+@click.option(
+    "--prepare",
+    "prepares",
+    is_flag=True,
+    help="Solve for the edit's patch now, not when it is first asked for (for methods that have one).",
+)
+@model_options
+@settings_option
 @memory_option
 @json_option
-def add_fact(sentence: str | None, keep_both: bool, memory: str, as_json: bool, **fields: Any) -> None:
+def add_fact(
+    sentence: str | None, keep_both: bool, prepares: bool, model: str, device: str | None, dtype: str | None,
+    settings: dict[str, Any], memory: str, as_json: bool, **fields: Any,
+) -> None:  # fmt: skip
     """Add one fact to the memory; from then on it is known.
 
     It supersedes what was known under the same prompt, the same subject and relation, or the same ref, and
-    keeps that one's aliases.
+    keeps that one's aliases. No language model is loaded, but for --prepare.
 
     \b
     Examples:
       memedit add-fact "The capital of France is Lyon."
       memedit add-fact "The capital of France is Lyon." --target Lyon --subject France
       memedit add-fact --prompt "Who leads Acme?" --target "Ada Park" --subject Acme --source memo-12
+      memedit add-fact "The capital of France is Lyon." --target Lyon --subject France --method rome --prepare
       memedit add-fact "The child of Ann is Cid." --target Cid --subject Ann --keep-both
     """
     given = _given(fields)
@@ -117,7 +136,22 @@ def add_fact(sentence: str | None, keep_both: bool, memory: str, as_json: bool, 
     edit = Edit(**(given if sentence is None else split_sentence(sentence, given)))
     if edit.method:
         method_info(edit.method)
-    _add(memory, edit, keep_both, as_json)
+    if not prepares:
+        _add(memory, edit, keep_both, as_json)
+        return
+    from memedit.cli.prepare import say, solve
+
+    with opened(memory) as m:
+        base, solving = solve(m, model, device, dtype, None, settings)  # what can't be loaded adds nothing
+        added = m.add(edit, keep_both=keep_both)
+        done = list(solving([m.get(id) for id in added.ids], False))
+        if as_json:
+            print_json({**_added_dict(m, added), "prepared": [asdict(one) for one in done]})
+        else:
+            _say_added(m, added)
+            say(done, base)
+    if any(one.error for one in done):
+        sys.exit(1)
 
 
 @click.command("erase-fact")

@@ -58,7 +58,7 @@ def _names(ctx: click.Context, option: click.Parameter, value: str | None) -> tu
     default="bm25,cosine",
     show_default=True,
     metavar="A,B",
-    help="What stands beside the classifier; empty for nothing.",
+    help="What stands beside the classifier: bm25, cosine, serac-embedding=DIR, serac-cross=DIR; empty for nothing.",
 )
 @click.option(
     "--classifier",

@@ -79,7 +79,7 @@ def list_(memory: str, as_of: str | None, as_json: bool, **filters: Any) -> None
 @memory_option
 @json_option
 def show(id_or_ref: str, memory: str, as_json: bool) -> None:
-    """Show all fields of one edit.
+    """Show all fields of one edit, and which patches were prepared for it, their size and what they cost.
 
     \b
     Example:
@@ -87,7 +87,9 @@ def show(id_or_ref: str, memory: str, as_json: bool) -> None:
     """
     with existing(memory, readonly=True) as m:
         r = find(m, id_or_ref)
-        patches = m.patches(r.id)
+        from memedit.kept import described
+
+        patches = described(m, r.id)
     data: dict[str, Any] = {
         "id": r.id,
         "status": r.status,
@@ -105,8 +107,24 @@ def show(id_or_ref: str, memory: str, as_json: bool) -> None:
     else:
         print_table(
             ["field", "value"],
-            [[k, ", ".join(map(str, v)) if isinstance(v, list) else v] for k, v in data.items()],
+            [
+                [k, ", ".join(map(str, v)) if isinstance(v, list) else v]
+                for k, v in data.items()
+                if k != "patches"
+            ],
         )
+        for patch in patches:
+            click.echo(_said(patch))
+
+
+def _said(patch: dict[str, Any]) -> str:
+    """A patch in one line."""
+    notes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in patch["notes"].items())
+    cost = "" if patch["seconds"] is None else f", {patch['seconds']:.2f} s"
+    base = f" for base {patch['base']}" if patch["base"] else ""
+    return f"patch {patch['key']}: {patch['method']}{base}, {patch['size']:,} bytes{cost}; {notes}".rstrip(
+        "; "
+    )
 
 
 @click.command()

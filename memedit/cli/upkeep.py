@@ -1,17 +1,16 @@
-"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval, train."""
+"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import click
 
+from memedit.cli._deciding import deciding, scope_option
 from memedit.cli._group import (
     check_output,
     console,
@@ -134,14 +133,28 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
     metavar="FILE",
     help="Write the entries to a file.",
 )
+@click.option(
+    "--data", metavar="FILE", help="For methods: facts that the base knows (prompt, target, old, ...)."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=60, show_default=True, help="For methods: so many facts."
+)
+@click.option(
+    "--method", "only", metavar="A,B", help="For methods: these alone.  [default: all that need nothing more]"
+)
+@settings_option
 @model_options
-def bench(name: str, json_file: str | None, model: str, device: str | None, dtype: str | None) -> None:
+def bench(
+    name: str, json_file: str | None, data: str | None, limit: int, only: str | None, settings: dict[str, Any],
+    model: str, device: str | None, dtype: str | None,
+) -> None:  # fmt: skip
     """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, chat, or all of these; or gpu.
+    NAME is import, add, route, generate, open, chat, mixed-batch, or all of these; or methods, or gpu.
     Examples:
       memedit bench all --json bench.json
+      memedit bench methods --data known.jsonl --limit 60 --method rome,ft-m
       memedit bench gpu --json gpu.json
     """
     from memedit.bench import ALONE, BENCHES, machine, run
@@ -149,6 +162,7 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
     check_output(json_file)
+    chosen = [one.strip() for one in only.split(",") if one.strip()] if only else []
     with progress(f"bench {name}") as bar:
         entries = run(
             [n for n in BENCHES if n not in ALONE] if name == "all" else [name],
@@ -156,6 +170,11 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
             device=device,
             dtype=dtype,
             progress=bar,
+            **(
+                {"data": data, "limit": limit, "only": chosen, "settings": settings}
+                if name == "methods"
+                else {}
+            ),
         )
     if json_file:
         write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
@@ -200,11 +219,13 @@ def bench(name: str, json_file: str | None, model: str, device: str | None, dtyp
 )
 @model_options
 @false_fire_option
+@scope_option
 @click.pass_context
 def eval_(
     ctx: click.Context, data: str | None, edits: int | None, method: str, settings: dict[str, Any],
     unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
     json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
+    scope: str | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
 
@@ -233,7 +254,7 @@ def eval_(
     general = read_prompts(unrelated) if unrelated else []
     with ExitStack() as stack:
         folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
-        m = stack.enter_context(opened(folder, device=device))
+        m = stack.enter_context(opened(folder, **deciding(scope, device)))
         if memory and len(m):
             raise MemeditError(
                 f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
@@ -276,36 +297,3 @@ def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:
     ]  # fmt: skip
     console().print(title)
     print_table(["method", "query", "score", "%#", "95 % interval", "unedited#", "n#"], rows)
-
-
-_JOBS = ("scope", "base")
-
-
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("job", required=False, metavar="JOB")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def train(ctx: click.Context, job: str | None, arguments: tuple[str, ...]) -> None:
-    """Run a training job: scope (the scope classifier) or base (the small base model).
-
-    What follows the job's name goes to the job; `memedit train scope --help` lists it.
-
-    \b
-    Examples:
-      memedit train scope --data ../shared/data
-      memedit train base --help
-    """
-    if job in (None, "--help", "-h"):
-        click.echo(ctx.get_help())
-        return
-    if job not in _JOBS:
-        raise MemeditError(unknown("training job", str(job), _JOBS))
-    script = Path(__file__).parents[2] / "train" / f"{job}.py"
-    if not script.exists():
-        raise MemeditError(
-            f"the training jobs are files of the repository's folder train/, and {script} is not there; run from a clone"
-        )
-    needed = {"scope": "sklearn", "base": "transformers"}[job]
-    if subprocess.run([sys.executable, "-c", f"import {needed}"], capture_output=True).returncode:
-        raise MemeditError('training needs more packages: pip install "memedit[cpu,train]"')
-    sys.exit(subprocess.run([sys.executable, str(script), *arguments]).returncode)

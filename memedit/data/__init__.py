@@ -6,7 +6,16 @@ format by the fields of the first record; `read_edits` is what `memedit import` 
 
 from memedit.data.case import Case, Query
 from memedit.data.demonstration import Demonstration, Demonstrations, read_demonstrations
-from memedit.data.formats import FORMATS, NAMES, Reading, read, read_cases, read_edits, read_prompts
+from memedit.data.formats import (
+    FORMATS,
+    NAMES,
+    Reading,
+    read,
+    read_cases,
+    read_edits,
+    read_placed,
+    read_prompts,
+)
 
 __all__ = [
     "FORMATS",
@@ -20,5 +29,6 @@ __all__ = [
     "read_cases",
     "read_demonstrations",
     "read_edits",
+    "read_placed",
     "read_prompts",
 ]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from memedit.edit import Edit
 
-QueryKind = Literal["edit", "paraphrase", "locality", "portability", "multi-hop", "hop"]
+QueryKind = Literal["edit", "paraphrase", "locality", "portability", "multi-hop", "hop", "ripple"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Query:
     Attributes:
         kind: ``"edit"`` (the edit's own prompt), ``"paraphrase"`` (in scope, other words), ``"locality"`` (out
             of scope: the output must stay the base's), ``"portability"`` (follows from the edit),
-            ``"multi-hop"`` (follows from several facts), ``"hop"`` (one step of a multi-hop question).
+            ``"multi-hop"`` (follows from several facts), ``"hop"`` (one step of a multi-hop question), ``"ripple"`` (needs
+            the edit, and its own answer is not known: it only tells of the scope).
         answers: what counts as right in scope; of a locality query, the true answer where known.
         label: the data set's own name for this sort of query ("Subject_Aliasing", "Forgetfulness", ...).
         of: the place in `Case.edits` of the edit that is asked for; None where it is none in particular.

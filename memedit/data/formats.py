@@ -141,6 +141,17 @@ def read_cases(path: str | Path, limit: int | None = None, format: str | None = 
     return cases
 
 
+def read_placed(
+    path: str | Path, format: str | None = None
+) -> tuple[str, Iterator[tuple[str, Case | DataError]]]:
+    """The format's name, and every record's place ("line 3") with its case or what is wrong with it; nothing left out.
+
+    Raises:
+        DataError: the file as a whole can't be read, or is of no known format.
+    """
+    return _cases(path, format)
+
+
 def read_prompts(path: str | Path, limit: int | None = None) -> list[str]:
     """Prompts of a file of questions: the field `prompt`, `question`, `query` or `qText` of each record.
 

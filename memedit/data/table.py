@@ -14,7 +14,7 @@ from typing import Any
 
 from memedit.data.case import Case
 from memedit.data.fields import Record
-from memedit.data.own import own
+from memedit.data.own import SCOPE_KEYS, own
 from memedit.edit import STATUSES, Edit
 from memedit.errors import DataError
 
@@ -31,9 +31,13 @@ _OTHERS = {
     "tags": ("tag",),
     "paraphrases": ("paraphrase", "rephrase", "rephrase_prompt", "paraphrased_questions"),
     "locality": ("locality_prompt", "locality_prompts"),
+    "in_scope": (),
+    "ripple": ("ripples",),
+    "out_of_scope": (),
 }
 _FIELDS = tuple(f.name for f in fields(Edit) if f.name != "extra")
-_LISTS = ("subject_aliases", "target_aliases", "tags", "paraphrases", "locality")
+_QUERIES = ("paraphrases", "locality", *SCOPE_KEYS)
+_LISTS = ("subject_aliases", "target_aliases", "tags", *_QUERIES)
 _DELIMITERS = (",", "\t", ";")
 
 
@@ -44,7 +48,7 @@ def row(record: Record) -> Case:
     for key, value in record.items():
         name = names.get(key, key)
         if name in _LISTS and isinstance(value, str):
-            value = _parts(value, "|" if name in ("paraphrases", "locality") else "|;")
+            value = _parts(value, "|" if name in _QUERIES else "|;")
         elif name == "target" and isinstance(value, list) and value:
             out.setdefault("target_aliases", value[1:])
             value = value[0]

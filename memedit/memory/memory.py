@@ -277,6 +277,15 @@ class EditMemory(Care, DecidedMemory):
         checked("a method", method)
         patches.put(self._store, edit_id, key, method, data)
 
+    def keep_patch(self, edit: Edit, key: str, method: str, data: bytes) -> int:
+        """Keep a patch for every live edit that says just this; gives how many do. For none nothing is written.
+
+        Raises:
+            MemoryError_: the key is no file name, or it can't be written.
+        """
+        checked("a method", method)
+        return patches.put(self._store, edit.content_hash, key, method, data)
+
     def get_patch(self, key: str) -> bytes | None:
         """The patch with this key; None where there is none, or it is lost or damaged."""
         return patches.get(self._store, key)
@@ -284,6 +293,10 @@ class EditMemory(Care, DecidedMemory):
     def patches(self, edit_id: int | None = None) -> builtins.list[dict[str, Any]]:
         """What is kept, for one edit or for all: dicts of key, edit, method, size (bytes) and at."""
         return patches.rows(self._store, edit_id)
+
+    def about_patch(self, key: str) -> dict[str, str]:
+        """What a patch says of itself: method, base, settings, content, seconds, and what the method noted."""
+        return patches.about(self._store, key)
 
     def close(self) -> None:
         """Let go of the files. Closing twice does nothing."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
+
+from sqlite_utils import Database
 
 from memedit.errors import MemoryError_
 from memedit.memory.content import instant
@@ -13,6 +16,7 @@ from memedit.memory.snapshot import write_durably
 from memedit.memory.store import Store
 
 FOLDER = "patches"
+_HEADER = 1 << 20  # bytes; a file that claims a longer header is none
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -29,12 +33,22 @@ def path_of(folder: Path, key: str) -> Path:
     return folder / FOLDER / f"{key}.safetensors"
 
 
-def put(store: Store, edit_id: int, key: str, method: str, data: bytes) -> None:
-    """Keep a patch: first the file, then the row, so that a row's file is there and whole."""
+def put(store: Store, edit: int | str, key: str, method: str, data: bytes) -> int:
+    """Keep a patch: first the file, then the row, so that a row's file is there and whole.
+
+    Args:
+        edit: an edit's id; or a content hash, for all live edits that say so.
+
+    Returns:
+        For how many edits it is kept; for none nothing is written.
+    """
     path = path_of(store.folder, key)
     if not isinstance(data, bytes):
         raise MemoryError_(f"a patch is bytes, not {type(data).__name__}")
     with store.writing() as db:
+        ids = [edit] if isinstance(edit, int) else _saying(db, edit)
+        if not ids:
+            return 0
         try:
             path.parent.mkdir(exist_ok=True)
             write_durably(path, data)
@@ -42,22 +56,20 @@ def put(store: Store, edit_id: int, key: str, method: str, data: bytes) -> None:
             raise MemoryError_(
                 f"the patch {key} can't be written in {path.parent}: {error.strerror}"
             ) from error
-        db.table("patches").insert(
-            {
-                "key": key,
-                "edit": edit_id,
-                "method": method,
-                "size": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "at": instant(None),
-            },
-            replace=True,
-        )
+        row = {
+            "key": key,
+            "method": method,
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "at": instant(None),
+        }
+        db.table("patches").insert_all(({**row, "edit": id} for id in ids), replace=True)
         # Edits of one content share a key and its file: what is written for one holds for all.
         db.execute(
             "UPDATE patches SET size = ?, sha256 = ? WHERE key = ?",
             (len(data), hashlib.sha256(data).hexdigest(), key),
         )
+        return len(ids)
 
 
 def get(store: Store, key: str) -> bytes | None:
@@ -80,3 +92,19 @@ def rows(store: Store, edit_id: int | None = None) -> list[dict[str, Any]]:
             where, values, select="key, edit, method, size, at", order_by="at, key"
         )
         return list(found)
+
+
+def about(store: Store, key: str) -> dict[str, str]:
+    """What a patch's file says of itself (method, base, settings, seconds, ...); empty where it can't be read."""
+    try:
+        with path_of(store.folder, key).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            found = json.loads(file.read(length)).get("__metadata__") if length < _HEADER else None
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return {str(name): str(value) for name, value in (found or {}).items()}
+
+
+def _saying(db: Database, content_hash: str) -> list[int]:
+    rows_ = db.execute("SELECT id FROM edits WHERE hash = ? AND status = 'live'", (content_hash,))
+    return [id for (id,) in rows_.fetchall()]

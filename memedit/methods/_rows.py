@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ import torch
 from memedit import prefix
 from memedit.errors import ContextWarning, ModelError
 from memedit.lm import HFModel, Score, batch_rows, too_long
+from memedit.methods._active import ACTIVE, apart
+from memedit.methods._effects import Change, Now, RowPatch, added, reads, stacked
 from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
 
 if TYPE_CHECKING:
@@ -34,20 +35,6 @@ MOST_PREFIXES = 8
 
 # What models without keys and values go on from, by the names of their `forward`.
 _STATES = ("cache_params", "state")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """up @ down, added to a linear module: y + x down^T up^T. Shapes: up (out, rank), down (rank, in)."""
-
-    up: Tensor
-    down: Tensor
-
-    def __add__(self, other: LowRank) -> LowRank:
-        return LowRank(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
-
-
-RowPatch = Mapping[str, LowRank]  # module name -> what is added to its output
 
 
 @dataclass(frozen=True)
@@ -65,10 +52,8 @@ class Row:
     tail: int | None = None
 
     def __add__(self, other: Row) -> Row:
-        """Both: contexts one after the other; low-rank terms of one module side by side, so that they add up."""
-        patch = dict(self.patch or {})
-        for name, term in (other.patch or {}).items():
-            patch[name] = patch[name] + term if name in patch else term
+        """Both: contexts one after the other; what is done to one module joined, so that terms add up."""
+        patch = added(self.patch, other.patch)
         tail = self.tail if other.tail is None else other.tail
         return Row(self.context + other.context, patch or None, tail)
 
@@ -95,10 +80,11 @@ class _Batch:
     mask: Tensor | None = None  # of the first forward pass, contexts included
     longest: int = 0  # tokens of its longest row
     asked: int = 0  # new tokens that the caller allows
-    stacked: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-
-_ACTIVE: ContextVar[_Batch | None] = ContextVar("memedit_rows", default=None)
+    target: list[int] | None = None  # tokens after each row's prompt that are scored with it
+    width: int = 0  # columns of the caller's own in the first forward pass, the prompt
+    now: Now = field(default_factory=lambda: Now(None, 0))
+    changes: dict[str, list[Change]] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)  # of modules that other modules' neurons read
 
 
 class AppliedModel:
@@ -128,7 +114,7 @@ class AppliedModel:
             ValueError: another number of prompts than of rows.
         """
         self._same_number(len(prompts))
-        size, options = batch_rows(batch_size, len(prompts)), _apart(options)
+        size, options = batch_rows(batch_size, len(prompts)), apart(options)
         out: list[str] = []
         for start in range(0, len(prompts), size):
             with self._active(start, size, self.base.text_options(options)):
@@ -140,7 +126,7 @@ class AppliedModel:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
         self._same_number(len(inputs["input_ids"]))
         with self._active(0, len(self.rows), inputs):
-            said = _apart(inputs)
+            said = apart(inputs)
             out = self.base.generate(seed=seed, **{**said, "stopping_criteria": self._room(said)})
         if getattr(out, "past_key_values", None) is not None:
             out.past_key_values = None  # it holds the contexts, and fits no prompt of the caller's
@@ -152,7 +138,9 @@ class AppliedModel:
         out: list[Score] = []
         for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             rows = slice(start, start + batch_size)
-            with self._active(start, batch_size, {"max_new_tokens": 0}):
+            with self._active(start, batch_size, {"max_new_tokens": 0}) as batch:
+                pairs = zip(prompts[rows], targets[rows], strict=True)
+                batch.target = [len(self.base.target_ids(prompt, target)) for prompt, target in pairs]
                 out += self.base.score(list(prompts[rows]), list(targets[rows]), batch_size=batch_size)
         return out
 
@@ -161,17 +149,17 @@ class AppliedModel:
             raise ValueError(f"{prompts} prompts for {len(self.rows)} rows of edits")
 
     @contextmanager
-    def _active(self, first: int, size: int, options: Mapping[str, Any]) -> Iterator[None]:
+    def _active(self, first: int, size: int, options: Mapping[str, Any]) -> Iterator[_Batch]:
         batch = _Batch(self, first, self.rows[first : first + size], options)
-        token = _ACTIVE.set(batch)
+        token = ACTIVE.set(batch)
         try:
-            yield
+            yield batch
         finally:
-            _ACTIVE.reset(token)
+            ACTIVE.reset(token)
 
     def _batch(self) -> _Batch | None:
         """This thread's batch, if it is this model's: other threads use the same modules at the same time."""
-        batch = _ACTIVE.get()
+        batch = ACTIVE.get()
         return batch if batch is not None and batch.owner is self else None
 
     def _room(self, options: Mapping[str, Any]) -> Any:
@@ -211,7 +199,10 @@ class AppliedModel:
         """Forward pre-hook of the whole model: the contexts' ids, mask and positions among the rows' own."""
         batch = self._batch()
         # Without kwargs the call is another thread's, which met this hook while it was being removed.
-        if batch is None or kwargs is None or not any(row.context for row in batch.rows):
+        if batch is None or kwargs is None:
+            return None
+        self._begin(batch, kwargs)
+        if not any(row.context for row in batch.rows):
             return None
         if batch.splice is not None and any(kwargs.get(name) is not None for name in _STATES):
             return None  # a recurrent state goes on, and has read the contexts
@@ -299,11 +290,11 @@ class AppliedModel:
             return None
         if cache is None or not prefix.serves(model, cache):
             return None
-        token = _ACTIVE.set(None)
+        token = ACTIVE.set(None)
         try:
             found = {head: kept.get(model, head) for head in dict.fromkeys(splice.heads)}
         finally:
-            _ACTIVE.reset(token)
+            ACTIVE.reset(token)
         layers = [found[head] for head in splice.heads]
         return None if any(one is None for one in layers) else layers  # type: ignore[return-value]
 
@@ -329,58 +320,48 @@ class AppliedModel:
 
     # -- patches
 
-    def _adder(self, name: str) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]:
-        """Forward hook of the module `name`: adds each row's low-rank product to that row's output."""
+    def _begin(self, batch: _Batch, kwargs: Mapping[str, Any]) -> None:
+        """Where this pass stands, for what only happens while the prompt is read."""
+        ids, cache = kwargs.get("input_ids"), kwargs.get("past_key_values")
+        if ids is None:
+            return
+        begins = not (cache is not None and cache.get_seq_length())
+        if any(kwargs.get(name) is not None for name in _STATES):
+            begins = not batch.width
+        batch.width = batch.width or ids.shape[1]
+        new = ids.shape[1] - batch.width  # without a cache every pass reads all
+        last = [-1 - new - n for n in batch.target or [0] * len(batch.rows)] if begins else None
+        batch.now = Now(last, ids.shape[0])
 
-        def add(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _changer(self, name: str) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]:
+        """Forward hook of the module `name`: what each row's patch does to that row's output."""
+
+        def change(module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             batch = self._batch()
             if batch is None or not any(row.patch and name in row.patch for row in batch.rows):
                 return None
-            x = args[0]
-            if name not in batch.stacked:
-                batch.stacked[name] = _stack([(row.patch or {}).get(name) for row in batch.rows], x, output)
-            up, down = batch.stacked[name]
-            repeat = x.shape[0] // len(batch.rows)
-            up, down = up.repeat_interleave(repeat, 0), down.repeat_interleave(repeat, 0)
-            return output + torch.bmm(torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2))
+            # Some models (OPT) run the tokens of all rows as one long row.
+            x, y = (t.reshape(batch.now.rows, -1, t.shape[-1]) for t in (args[0], output))
+            if name not in batch.changes:
+                effects = [(row.patch or {}).get(name) for row in batch.rows]
+                batch.changes[name] = stacked(effects, module, name, x)
+            h = batch.inputs.get(name)
+            h = None if h is None else h.reshape(batch.now.rows, -1, h.shape[-1])
+            for each in batch.changes[name]:
+                y = each(x, y, h, batch.now)
+            return y.reshape(output.shape)
 
-        return add
+        return change
 
+    def _reader(self, name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        """Forward pre-hook of the module whose input the neurons at `name` read."""
 
-class _Apart:
-    """A custom processor or criterion: should it ask the model itself, it asks the base, not the row with its edits."""
+        def read(module: Any, args: tuple[Any, ...]) -> None:
+            batch = self._batch()
+            if batch is not None:
+                batch.inputs[name] = args[0]
 
-    def __init__(self, inner: Callable[..., Any]) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_inner" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._inner, name)
-
-    def __call__(self, input_ids: Tensor, scores: Any) -> Any:
-        token = _ACTIVE.set(None)
-        try:
-            return self._inner(input_ids, scores)
-        finally:
-            _ACTIVE.reset(token)
-
-
-def _apart(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, with what the caller wrote to be asked between the passes set apart.
-
-    Hugging Face's own stay as they are, since `generate` knows by their class what takes the place of an option.
-    """
-    out = dict(options)
-    for name in ("logits_processor", "stopping_criteria"):
-        own = out.get(name)
-        if own:
-            known = [
-                type(each).__module__.startswith("transformers.") and not hasattr(each, "model")
-                for each in own
-            ]
-            out[name] = type(own)(each if k else _Apart(each) for each, k in zip(own, known, strict=True))
-    return out
+        return read
 
 
 @contextmanager
@@ -393,20 +374,12 @@ def rows_applied(base: HFModel, rows: Sequence[Row]) -> Iterator[AppliedModel]:
     ]
     try:
         for name in sorted({name for row in rows for name in row.patch or ()}):
-            handles.append(base.model.get_submodule(name).register_forward_hook(applied._adder(name)))
+            handles.append(base.model.get_submodule(name).register_forward_hook(applied._changer(name)))
+            source = reads([(row.patch or {}).get(name) for row in rows])
+            if source is not None:
+                read = base.model.get_submodule(source).register_forward_pre_hook(applied._reader(name))
+                handles.append(read)
         yield applied
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _stack(patches: list[LowRank | None], x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, out, rank) and (rows, rank, in), zero-filled to the highest rank; rows without a patch add nothing."""
-    rank = max(patch.down.shape[0] for patch in patches if patch)
-    up = x.new_zeros(len(patches), output.shape[-1], rank)
-    down = x.new_zeros(len(patches), rank, x.shape[-1])
-    for i, patch in enumerate(patches):
-        if patch:
-            up[i, :, : patch.up.shape[1]] = patch.up.to(x)
-            down[i, : patch.down.shape[0]] = patch.down.to(x)
-    return up, down

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.methods import METHODS, MethodInfo
-from memedit.methods._rows import AppliedModel, Row, RowPatch, rows_applied
+from memedit.methods._effects import RowPatch
+from memedit.methods._rows import Row, rows_applied
 from memedit.methods._splice import Piece, joined
 
 if TYPE_CHECKING:
-    import torch
-
+    from memedit.chat import Conversation
     from memedit.lm import HFModel
-
-Patch = Mapping[str, "torch.Tensor"]
+    from memedit.methods._patch import Patch
+    from memedit.methods._together import RowsModel
 
 
 class EditMethod(ABC):
     """One way to make a model know an edit.
 
-    A prompt method overrides `context`; a weight or activation method overrides `prepare` and
-    `row_patch`. `applied` is made of these once, here, so that rows of different edits and methods
-    share one batch. A method that answers by itself (with another model, in several steps)
-    overrides `applied`.
+    A prompt method overrides `context`; a weight or activation method is a `PatchMethod` (patched.py),
+    which overrides `prepare` and `row_patch`. `applied` is made of these once, here, so that rows of
+    different edits and methods share one batch. A method that answers by itself (with another model,
+    in several steps) overrides `applied`.
 
     Example:
         >>> method = load_method("ice")                                        # doctest: +SKIP
@@ -60,7 +61,7 @@ class EditMethod(ABC):
             )
 
     def prepare(self, base: HFModel, edit: Edit) -> Patch | None:
-        """The slow part, once per edit and base: tensors to be stored, or None where nothing is to be prepared."""
+        """The slow part, once per edit and base: what is to be kept, or None where nothing is to be prepared."""
         return None
 
     @abstractmethod
@@ -71,27 +72,53 @@ class EditMethod(ABC):
         """What a row reads in all: the context, then the prompt, untouched."""
         return joined(self.context(edits)) + prompt
 
-    def row_patch(self, edits: Sequence[Edit]) -> RowPatch | None:
-        """What is added to the outputs of named modules, for the row that knows these edits."""
+    def row_patch(self, base: HFModel, edits: Sequence[Edit]) -> RowPatch | None:
+        """What is done to the outputs of named modules, for the row that knows these edits (oldest first)."""
         return None
 
-    def row(self, edits: Sequence[Edit]) -> Row:
-        """All that a row with these edits is given; nothing for a row without."""
+    def row(self, base: HFModel, edits: Sequence[Edit]) -> Row:
+        """All that a row with these edits is given; nothing for a row without. What is missing is prepared now."""
         if not edits:
             return Row()
         for edit in edits:
             self.check(edit)
-        return Row(context=tuple(self.context(edits)), patch=self.row_patch(edits))
+        return Row(context=tuple(self.context(edits)), patch=self.row_patch(base, edits))
+
+    @property
+    def answers_itself(self) -> bool:
+        """Whether its rows are answered otherwise than by the base with a context or patch, and so by it alone."""
+        return type(self).applied is not EditMethod.applied
+
+    def rows(
+        self,
+        base: HFModel,
+        edits_per_row: Sequence[Sequence[Edit]],
+        talks: Sequence[Conversation | None] | None = None,
+    ) -> list[Row]:
+        """All that each row is given, before its last user turn where it is a conversation."""
+        rows = [self.row(base, edits) for edits in edits_per_row]
+        if talks is None:
+            return rows
+        return [
+            row if talk is None else replace(row, tail=talk.tail)
+            for row, talk in zip(rows, talks, strict=True)
+        ]
 
     def applied(
-        self, base: HFModel, edits_per_row: Sequence[Sequence[Edit]]
-    ) -> AbstractContextManager[AppliedModel]:
+        self,
+        base: HFModel,
+        edits_per_row: Sequence[Sequence[Edit]],
+        talks: Sequence[Conversation | None] | None = None,
+    ) -> AbstractContextManager[RowsModel]:
         """A model whose row i knows `edits_per_row[i]`; on leaving, the base is bit-equal and without hooks.
+
+        Args:
+            talks: the rows that are conversations, None for the others: the edits are about the last user turn.
 
         Raises:
             MethodError: an edit that the method can't serve.
         """
-        return rows_applied(base, [self.row(edits) for edits in edits_per_row])
+        return rows_applied(base, self.rows(base, edits_per_row, talks))
 
     def __repr__(self) -> str:
         settings: dict[str, Any] = vars(self)

@@ -29,6 +29,7 @@ _OF_KIND = {
     "locality": "neighbour",
     "multi-hop": "ripple",
     "portability": "ripple",
+    "ripple": "ripple",
 }
 
 

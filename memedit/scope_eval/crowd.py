@@ -6,12 +6,17 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memedit.edit import Edit
 from memedit.encoder import Encoder
 from memedit.memory.rules import name_keys, named_in
+from memedit.pairs import PairModel, Side
+
+if TYPE_CHECKING:
+    import torch
 
 STEP = 1024  # texts encoded at a time, between two steps of a progress bar
 SAVED_AFTER = 32 * STEP  # new texts, so that a run that is killed has not encoded for nothing
@@ -84,16 +89,56 @@ class Remembered:
         self._unsaved = 0
 
 
+class Vectors:
+    """Vectors of edits as a memory stores them: float16, of several texts each, the statement's first.
+
+    Args:
+        encode: texts to unit vectors. texts: the texts of an edit, as `ScopeClassifier.texts` gives them.
+    """
+
+    def __init__(
+        self, encode: Callable[[Sequence[str]], np.ndarray], texts: Callable[[Edit], tuple[str, ...]]
+    ) -> None:
+        self._encode, self._texts = encode, texts
+
+    def keys(self, edits: Sequence[Edit]) -> np.ndarray:
+        """Of the statements, (edits, dim)."""
+        return self._encode([self._texts(edit)[0] for edit in edits]).astype(np.float16)
+
+    def views(self, edits: Sequence[Edit]) -> np.ndarray:
+        """Of all texts, (edits, views, dim)."""
+        each = [self._texts(edit) for edit in edits]
+        flat = self._encode([text for texts in each for text in texts]).astype(np.float16)
+        return flat.reshape(len(edits), -1, flat.shape[-1])
+
+
+class RememberedPairs:
+    """A pair model that reads every pair once: the same ones are asked at every size of memory."""
+
+    def __init__(self, model: PairModel) -> None:
+        self.encoder, self._model = model.encoder, model
+        self._known: dict[tuple[Side, Side], torch.Tensor] = {}
+
+    def logits(self, pairs: Sequence[tuple[Side, Side]]) -> torch.Tensor:
+        """As `PairModel.logits`."""
+        import torch
+
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            self._known.update(zip(new, self._model.logits(new), strict=True))
+        return torch.stack([self._known[pair] for pair in pairs]) if pairs else self._model.logits([])
+
+
 class Crowd:
     """Edits in memory.
 
     Args:
-        edits: the newest last. vectors: (edits, views, dim), as stored: float16, the statement's first.
+        edits: the newest last. vectors: makes their vectors; only candidates' are made in all views.
     """
 
-    def __init__(self, edits: Sequence[Edit], vectors: np.ndarray) -> None:
-        self.edits, self.vectors = list(edits), vectors
-        self.keys = vectors[:, 0].astype(np.float32)
+    def __init__(self, edits: Sequence[Edit], vectors: Vectors) -> None:
+        self.edits, self._vectors = list(edits), vectors
+        self.keys = vectors.keys(self.edits).astype(np.float32)
         self._named: dict[str, list[int]] = defaultdict(list)
         for i, edit in enumerate(self.edits):
             for name in name_keys(edit):
@@ -101,6 +146,11 @@ class Crowd:
 
     def __len__(self) -> int:
         return len(self.edits)
+
+    def views(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """For each query the vectors of its candidates, (candidates, views, dim)."""
+        flat = self._vectors.views([self.edits[i] for row in rows for i in row])
+        return np.split(flat, np.cumsum([len(row) for row in rows])[:-1])
 
     def candidates(self, queries: Sequence[str], vectors: np.ndarray, nearest: int) -> list[list[int]]:
         """For each query its candidates, the nearest first: the nearest of all, and the nearest of those it names."""

@@ -86,7 +86,7 @@ class Judge(ABC):
                 rows = piece.crowd.candidates(piece.queries, vectors[at : at + len(piece.queries)], NEAREST)
                 found += rows
                 edits += [[piece.crowd.edits[i] for i in row] for row in rows]
-                stored += [piece.crowd.vectors[row] for row in rows]
+                stored += piece.crowd.views(rows)
             scores = self.judge(queries, vectors, edits, stored)
             out += [_top(row, some) for row, some in zip(found, scores, strict=True)]
             if step:
@@ -189,17 +189,36 @@ class Words:
 def baselines(
     names: Sequence[str], classifier: ScopeClassifier, minilm: str | None, cache: Path | None
 ) -> list[Judge]:
-    """What stands beside the classifier, by name; each with its threshold chosen for it.
+    """What stands beside the classifier, by name: one of BASELINES, each with its threshold chosen for it, or
+    NAME=FOLDER for one of TRAINED, which have their own.
 
     Args:
         minilm: folder of all-MiniLM-L6-v2, where the classifier has another encoder. cache: see `Remembered`.
 
     Raises:
-        ModelError: there is no such baseline, or MiniLM is not at hand.
+        ModelError: there is no such baseline, a folder holds none, or MiniLM is not at hand.
     """
-    if wrong := [name for name in names if name not in BASELINES]:
-        raise ModelError(unknown("baseline", wrong[0], BASELINES))
-    return [BASELINES[name](classifier, minilm, cache) for name in dict.fromkeys(names)]
+    out = []
+    for given in dict.fromkeys(names):
+        name, equals, folder = given.partition("=")
+        if name in TRAINED and folder:
+            out.append(_trained(TRAINED[name], Path(folder), classifier, cache))
+        elif name in TRAINED:
+            raise ModelError(f"{name} needs its folder: write {name}=DIR, made by train/serac_scope.py")
+        elif name not in BASELINES:
+            raise ModelError(unknown("baseline", name, [*BASELINES, *TRAINED]))
+        elif equals:
+            raise ModelError(f"the baseline {name} is not trained and takes no folder; write {name} alone")
+        else:
+            out.append(BASELINES[name](classifier, minilm, cache))
+    return out
+
+
+def _trained(kind: str, folder: Path, classifier: ScopeClassifier, cache: Path | None) -> Judge:
+    """SERAC's, over the encoder that the pair model reads with, which is the shipped one."""
+    from memedit.scope_eval.serac import judge
+
+    return judge(kind, folder, classifier.pairs.encoder, classifier.encode, cache)
 
 
 def _bm25(classifier: ScopeClassifier, minilm: str | None, cache: Path | None) -> Judge:
@@ -218,6 +237,7 @@ BASELINES: dict[str, Callable[[ScopeClassifier, str | None, Path | None], Judge]
     "bm25": _bm25,
     "cosine": _cosine,
 }
+TRAINED = {"serac-embedding": "embedding", "serac-cross": "cross"}
 
 
 def _said(edit: Edit) -> str:

@@ -11,14 +11,13 @@ import numpy as np
 
 from memedit.edit import Edit
 from memedit.scope_eval.cases import ScopeCase, plain
-from memedit.scope_eval.crowd import Bar, Crowd
+from memedit.scope_eval.crowd import Bar, Crowd, Vectors
 from memedit.scope_eval.judges import Judge, Piece
 from memedit.scope_eval.scores import Asked, balanced, curve, hit_at, reliability, summary
 from memedit.scope_eval.scores import best_threshold as best
 from memedit.scope_eval.sets import Fillers, answered_elsewhere, nearly_the_same
 
 SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
-Vectors = Callable[[Sequence[Edit]], np.ndarray]  # (edits, views, dim), as a memory stores them
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def worlds(
                 else:
                     queries.append((text, kind, at))
         queries += [(text, kind, -1) for text, kind in dealt[number :: len(chunks)]]
-        out.append(World(Crowd(edits, vectors(edits)), tuple(queries)))
+        out.append(World(Crowd(edits, vectors), tuple(queries)))
     return out, dropped
 
 

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-
-from memedit.edit import Edit
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.scope_eval import sets as development
-from memedit.scope_eval.crowd import Bar, Remembered
+from memedit.scope_eval.crowd import Bar, Remembered, RememberedPairs, Vectors
 from memedit.scope_eval.judges import Classifier, Judge, baselines
 from memedit.scope_eval.public import Public
 from memedit.scope_eval.run import Scored, evaluate
@@ -50,15 +47,12 @@ class Session:
         self.queries = Remembered(encoder, cache)
         self.stored = Remembered(encoder, cache, precision="float16")
         self.classifier.encoder = self.queries
+        self.classifier.__dict__["pairs"] = RememberedPairs(self.classifier.pairs)
+        self.vectors = Vectors(self.stored.encode, self.classifier.texts)
         self.judges: list[Judge] = [
             Classifier(self.classifier),
             *baselines(beside, self.classifier, minilm, cache),
         ]
-
-    def vectors(self, edits: Sequence[Edit]) -> np.ndarray:
-        """(edits, views, dim) float16, as a memory stores them."""
-        texts = [text for edit in edits for text in self.classifier.texts(edit)]
-        return self.stored.encode(texts).astype(np.float16).reshape(len(edits), -1, self.classifier.dim)
 
     def run(
         self, names: Sequence[str], sizes: Sequence[int], limit: int | None, seed: int, progress: Progress
@@ -92,7 +86,7 @@ class Session:
 def _digest(folder: Path) -> str:
     """Of the classifier's files, so that a table says which weights it was taken with."""
     digest = hashlib.sha256()
-    for name in ("scope.json", "combiner.safetensors"):
+    for name in ("scope.json", "combiner.safetensors", "pair.safetensors"):
         path = folder / name
         digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()[:12]

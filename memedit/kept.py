@@ -1,0 +1,161 @@
+"""Patches between methods and memory: `MemoryPatches` hands stored ones to a method, and takes new ones in; `prepare`.
+
+Methods know no memory, and the memory knows no method: a patch is bytes there. Its key says for which edit content,
+method, base and settings it was made, so that a patch of another base is never found here, let alone applied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from memedit.errors import MemeditError, MemoryError_
+
+if TYPE_CHECKING:
+    from memedit.edit import Edit
+    from memedit.lm import HFModel
+    from memedit.memory import EditMemory, Record
+    from memedit.methods._patch import Patch
+    from memedit.methods.base import EditMethod
+
+BUDGET = 256 << 20  # bytes of patches that are held ready
+_log = logging.getLogger("memedit")
+
+Progress = Callable[[int, int], None]
+
+
+class MemoryPatches:
+    """The patches of a memory, as methods ask for them; those used last are held ready.
+
+    Args:
+        memory: whose patches. writes: whether a memory that was opened for reading may be opened once more, to keep what
+            was prepared. Without, that is known in this process alone.
+    """
+
+    def __init__(self, memory: EditMemory, writes: bool = False) -> None:
+        self.memory, self.writes = memory, writes
+        self._ready: OrderedDict[str, Patch] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def get(self, key: str) -> Patch | None:
+        """The patch with this key; None where there is none, or it is lost or damaged."""
+        from memedit.methods._patch import Patch
+
+        with self._lock:
+            if key in self._ready:
+                self._ready.move_to_end(key)
+                return self._ready[key]
+        data = self.memory.get_patch(key)
+        if data is None:
+            return None
+        patch = Patch.from_bytes(data)
+        self._hold(key, patch)
+        return patch
+
+    def put(self, key: str, edit: Edit, patch: Patch) -> None:
+        """Keep a patch with the memory's live edits that say so, whole or not at all; else in this process alone."""
+        from memedit.memory import EditMemory
+
+        self._hold(key, patch)
+        method, data = patch.about["method"], patch.to_bytes()
+        try:
+            try:
+                self.memory.keep_patch(edit, key, method, data)
+            except MemoryError_:
+                if not self.writes:
+                    raise
+                with EditMemory.open(self.memory.path, create=False) as writer:
+                    writer.keep_patch(edit, key, method, data)
+        except MemoryError_ as error:
+            _log.info("the patch is known in this process alone: %s", error)
+
+    def _hold(self, key: str, patch: Patch) -> None:
+        with self._lock:
+            old = self._ready.pop(key, None)
+            self._bytes += patch.size - (old.size if old else 0)
+            self._ready[key] = patch
+            while self._bytes > BUDGET and len(self._ready) > 1:
+                _, gone = self._ready.popitem(last=False)
+                self._bytes -= gone.size
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What became of one edit.
+
+    Attributes:
+        key: of its patch; None where the method prepares nothing or the edit was refused. new: whether it was made now.
+        seconds, size: what it cost. error: why it was refused, in one sentence. others: patches of this method for
+            other bases or settings, which stay and are not used.
+    """
+
+    id: int
+    method: str
+    key: str | None = None
+    new: bool = False
+    seconds: float = 0.0
+    size: int = 0
+    error: str | None = None
+    others: int = 0
+
+
+def bound(method: EditMethod, patches: MemoryPatches) -> EditMethod:
+    """The method, which asks `patches` for what was prepared, if it prepares anything."""
+    from memedit.methods.patched import PatchMethod
+
+    if isinstance(method, PatchMethod):
+        method.kept = patches
+    return method
+
+
+def prepare(
+    patches: MemoryPatches,
+    base: HFModel,
+    records: Iterable[Record],
+    method_of: Callable[[Edit], EditMethod],
+    *,
+    anew: bool = False,
+) -> Iterator[Prepared]:
+    """Prepare what is missing, an edit at a time; what was yielded is stored, also when the next one is cut off.
+
+    Args:
+        anew: prepare also what is stored already.
+    """
+    from memedit.methods.patched import PatchMethod
+
+    for record in records:
+        edit, method = record.edit, method_of(record.edit)
+        if not isinstance(method, PatchMethod):
+            yield Prepared(record.id, method.name)
+            continue
+        try:
+            key = method.key(base, edit)
+            patch = None if anew else patches.get(key)
+            new = patch is None
+            if patch is None:
+                patch = method.prepare(base, edit)
+                patches.put(key, edit, patch)
+            yield Prepared(
+                record.id, method.name, key, new, float(patch.about["seconds"]), patch.size,
+                others=sum(p["method"] == method.name and p["key"] != key for p in patches.memory.patches(record.id)),
+            )  # fmt: skip
+        except MemeditError as error:
+            yield Prepared(record.id, method.name, error=str(error))
+
+
+def described(memory: EditMemory, edit_id: int) -> list[dict[str, Any]]:
+    """An edit's patches for people and programs: key, method, size (bytes), seconds, base, at, and what was noted."""
+    out = []
+    for row in memory.patches(edit_id):
+        about = memory.about_patch(row["key"])
+        hidden = ("method", "base", "settings", "content", "seconds", "format", "memedit")
+        notes = {name: value for name, value in about.items() if name not in hidden}
+        seconds = float(about["seconds"]) if "seconds" in about else None
+        said = {"base": about.get("base", "")[:12], "seconds": seconds, "notes": notes}
+        out.append({"key": row["key"], "method": row["method"], "size": row["size"], **said, "at": row["at"]})
+    return out

@@ -1,0 +1,213 @@
+"""`PatchMethod`: what methods share that prepare something for an edit, keep it, and put it on the rows that know the edit.
+
+A method is a class with `Settings`, a dataclass of the paper's defaults, and `solve`. All else is here: the key that says
+which edit, method, base and settings a patch belongs to, where it is kept, when it is prepared, and what several do to
+one row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+
+from memedit import __version__
+from memedit.edit import Edit
+from memedit.errors import MethodError
+from memedit.layout import Layout
+from memedit.lm import shortened
+from memedit.methods._effects import RowPatch, added
+from memedit.methods._patch import Patch
+from memedit.methods._splice import Piece
+from memedit.methods.base import EditMethod
+
+if TYPE_CHECKING:
+    from memedit.lm import HFModel
+
+SMALL = 100_000_000  # parameters; a smaller base gets a method's settings for small ones
+
+Progress = Callable[[int, int], None]
+_log = logging.getLogger("memedit")
+
+
+class Kept(Protocol):
+    """Where patches are kept: a memory's folder, or this process (`InProcess`)."""
+
+    def get(self, key: str) -> Patch | None:
+        """The patch with this key, if there is one."""
+        ...
+
+    def put(self, key: str, edit: Edit, patch: Patch) -> None:
+        """Keep a patch, whole or not at all."""
+        ...
+
+
+class InProcess:
+    """Patches of one process, gone with it."""
+
+    def __init__(self) -> None:
+        self._patches: dict[str, Patch] = {}
+
+    def get(self, key: str) -> Patch | None:
+        """The patch with this key, if there is one."""
+        return self._patches.get(key)
+
+    def put(self, key: str, edit: Edit, patch: Patch) -> None:
+        """Keep a patch."""
+        self._patches[key] = patch
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+    """What `solve` gives: the patch's modules, and what is worth noting of how they were found (for people)."""
+
+    modules: RowPatch
+    notes: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+
+
+class PatchMethod(EditMethod):
+    """A method that prepares a patch for each edit.
+
+    Subclasses give `Settings` (a frozen dataclass, the paper's defaults), `small` (what a base below 100 M parameters
+    gets where the user says nothing), and `solve`.
+
+    Attributes:
+        kept: where patches are kept. progress: called with (done, total) by what takes long (a covariance).
+
+    Raises:
+        TypeError: a setting that the method does not have. MethodError: one of the wrong type.
+    """
+
+    Settings: ClassVar[type]
+    small: ClassVar[Mapping[str, Any]] = {}
+    version: ClassVar[int] = 1  # goes up when the method gives other patches for the same settings
+
+    def __init__(self, **settings: Any) -> None:
+        self.Settings(**settings)  # refuses what it does not know
+        for name, value in settings.items():
+            self._check_setting(name, value)
+        self.given = dict(settings)
+        self.kept: Kept = InProcess()
+        self.progress: Progress | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.given.items())})"
+
+    @abstractmethod
+    def solve(self, base: HFModel, edit: Edit, settings: Any) -> Solved:
+        """The patch for one edit alone.
+
+        Args:
+            settings: an instance of `Settings`, resolved for this base.
+
+        Raises:
+            MethodError, ModelError: what the edit or the base lacks; nothing is changed then.
+        """
+
+    def context(self, edits: Sequence[Edit]) -> Sequence[Piece]:
+        """Nothing: the prompt is read as it is."""
+        return ()
+
+    def settings_for(self, base: HFModel) -> Any:
+        """The settings that count for a base: the user's, then those for small bases, then the paper's."""
+        parameters = sum(p.numel() for p in base.model.parameters())
+        return self.Settings(**{**(self.small if parameters < SMALL else {}), **self.given})
+
+    def key(self, base: HFModel, edit: Edit) -> str:
+        """What a patch is kept under: one edit content, method, base and settings give one key."""
+        settings = json.dumps(dataclasses.asdict(self.settings_for(base)), sort_keys=True)
+        parts = (edit.content_hash, self.name, str(self.version), base.fingerprint, settings)
+        return f"{self.name}-{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:40]}"
+
+    def prepare(self, base: HFModel, edit: Edit) -> Patch:
+        """Solve for one edit; nothing is kept.
+
+        Raises:
+            MethodError, ModelError: as `solve`, or its result is not finite.
+        """
+        self.check(edit)
+        base.check_mode()
+        settings = self.settings_for(base)
+        start, worked = time.perf_counter(), time.process_time()
+        # Whoever calls may be in inference mode, whose tensors no gradient can go through.
+        with torch.inference_mode(False), torch.no_grad():
+            solved = self.solve(base, edit, settings)
+        for module, effect in solved.modules.items():
+            if not all(bool(t.isfinite().all()) for t in effect.tensors().values() if t.is_floating_point()):
+                raise MethodError(
+                    f"{self.name} found no finite patch of {module} for {shortened(edit.prompt or '', 60)!r}: "
+                    "load the model in float32, or take another layer or a lower rate (see docs/methods.md)"
+                )
+        about = {
+            "method": self.name,
+            "base": base.fingerprint,
+            "settings": json.dumps(dataclasses.asdict(settings), sort_keys=True),
+            "content": edit.content_hash,
+            "seconds": f"{time.perf_counter() - start:.3f}",
+            "cpu_seconds": f"{time.process_time() - worked:.3f}",  # of all threads; a busy machine does not count
+            "memedit": __version__,
+            **{name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in solved.notes.items()},
+        }
+        return Patch(solved.modules, about)
+
+    def patch(self, base: HFModel, edit: Edit) -> Patch:
+        """The edit's patch for this base: the kept one, else prepared now, and kept."""
+        key = self.key(base, edit)
+        found = self.kept.get(key)
+        if found is None:
+            found = self.prepare(base, edit)
+            _log.info(
+                "%s: prepared %r in %s s", self.name, shortened(edit.statement, 60), found.about["seconds"]
+            )
+            self.kept.put(key, edit, found)
+        return found
+
+    def row_patch(self, base: HFModel, edits: Sequence[Edit]) -> RowPatch | None:
+        """The patches of a row's edits, joined: what they add to one module adds up, oldest first.
+
+        Of edits that answer the same thing (the same prompt, or the same relation of the same subject) the newest counts
+        alone: two targets added up would be neither.
+        """
+        out: RowPatch = {}
+        for edit in newest(edits):
+            out = added(out, self.patch(base, edit).modules)
+        return out or None
+
+    def layer(self, base: HFModel, layer: int | None, depth: float) -> int:
+        """The number of the layer to edit: the one that is named, else the one at a share of the depth.
+
+        Raises:
+            MethodError: the model has no such layer.
+        """
+        layout = Layout.of(base.model)
+        if layer is None:
+            return layout.at(depth)
+        if not 0 <= layer < len(layout):
+            raise MethodError(f"the model has layers 0 to {len(layout) - 1}; there is no layer {layer}")
+        return layer
+
+    def _check_setting(self, name: str, value: Any) -> None:
+        default = next(f for f in dataclasses.fields(self.Settings) if f.name == name).default
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        good = not number or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        if isinstance(default, int) and number and isinstance(value, float):
+            good = False
+        if not good:
+            raise MethodError(f"{self.name}.{name} is {value!r}; it must be a number such as {default!r}")
+
+
+def newest(edits: Sequence[Edit]) -> list[Edit]:
+    """Edits, oldest first, without those that a later one answers too."""
+    out: list[Edit] = []
+    for i, edit in enumerate(edits):
+        later = {key for other in edits[i + 1 :] for key in other.keys}
+        if not later & set(edit.keys):
+            out.append(edit)
+    return out

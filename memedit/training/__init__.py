@@ -1,0 +1,1 @@
+"""Training jobs that users run: the scope classifier on their own examples."""

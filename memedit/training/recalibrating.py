@@ -1,0 +1,52 @@
+"""A fine-tuned pair model's own probabilities and thresholds, where there are examples enough to tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import numpy as np
+
+from memedit.scope import ScopeClassifier
+from memedit.training.cases import IN_SCOPE, KINDS, Case
+from memedit.training.combining import calibrate
+from memedit.training.worlds import worlds
+
+NEAR = frozenset(KINDS) - IN_SCOPE - {"ripple", "general"}
+QUERIES = 2_500  # for each size of memory
+
+
+def recalibrated(
+    classifier: ScopeClassifier,
+    cases: Sequence[Case],
+    general: Sequence[str],
+    enough: int,
+    seed: int,
+    mark: Callable[[], float],
+) -> bool:
+    """Platt and floors anew, on cases that the pair model did not learn from; not where they are too few, or it got worse.
+
+    Thresholds for general questions are carried over to the new scale, and never fall.
+
+    Args:
+        enough: queries in scope, and near ones out of it, that are needed. mark: how good the classifier is now.
+    """
+    asked = [query.kind for case in cases for query in case.queries]
+    few = min(sum(kind in some for kind in asked) for some in (IN_SCOPE, NEAR)) < enough
+    if few or find_spec("sklearn") is None:
+        return False
+    settings, first = classifier.settings, mark()
+    old = {name: json.loads(json.dumps(settings[name])) for name in ("platt", "thresholds")}
+    sizes = sorted({1, min(10, len(cases)), len(cases)})
+    calibrate(classifier, worlds(classifier, cases, general, sizes, QUERIES, 8, seed))
+    if asked.count("ripple") < enough:
+        settings["platt"]["ripple"] = old["platt"]["ripple"]
+    (slope, shift), (slope_before, shift_before) = settings["platt"]["direct"], old["platt"]["direct"]
+    logits = np.array(old["thresholds"]["logits"])
+    moved = slope * (logits - shift_before) / slope_before + shift
+    settings["thresholds"]["logits"] = np.maximum(logits, moved).tolist()
+    if slope <= 0 or mark() < first:
+        settings.update(old)
+        return False
+    return True

@@ -1,0 +1,380 @@
+"""Train the counterfactual model of `serac`: a LoRA on the shipped base that answers from (statement, query).
+
+    python train/counterfactual.py                          # train, about 45 minutes on one idle core; resumes after a kill
+    python train/counterfactual.py --evaluate --json t.json # the table of the card: serac, ice, ike on the scored sets
+    accelerate launch train/counterfactual.py               # the same on several GPUs
+
+What a step reads is a pure function of (seed, step): a killed run goes on with the same documents, to the same result.
+Subjects and forms that are scored are never trained; the probes of a run ask a part of the train data that is kept apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+import checkpoint
+from base import FACTS, ROOT, Row, losses
+from base_eval import curve
+from base_writer import Document
+from counterfactual_bank import FILES
+from counterfactual_data import Sources, own_rows
+from counterfactual_eval import Question, compared, measured, questions, table
+from counterfactual_writer import Texts
+
+from memedit.adapter import CONFIG, FORMAT, WEIGHTS, weights_hash
+from memedit.loading import find_model
+from memedit.methods.ice import ICE
+
+SHIPPED = ROOT / "memedit" / "pretrained" / "counterfactual"
+# Of the kinds of documents: asked for the object, asked for a verdict, withheld, needed on the way.
+SHARES = {"asked": 1.0, "judged": 2.0, "erased": 0.4, "steps": 0.4}
+DATA_FILES = (
+    "splits.json", "pararel/triples_scope_train.jsonl", "pararel/patterns.jsonl", "counterfact/counterfact-train.json",
+    "zsre/zsre_mend_train-1k.json", "knowedit/wiki_counterfact_train.json", "knowedit/wiki_recent_train.json",
+    "mquake/pokemqa-cls-filtered.json", "corpora/world-cities.csv", "corpora/countries.json",
+)  # fmt: skip
+
+
+@dataclass
+class Settings:
+    """All settings of a run; each is a flag."""
+
+    data: str = os.environ.get("MEMEDIT_DATA", str(ROOT.parent / "shared" / "data"))
+    run: str = str(ROOT / "runs" / "counterfactual")
+    out: str = ""  # where the finished model goes, besides run/export
+    base: str = "base"  # shipped name or folder
+    more: str = ""  # your own JSON lines {"statement", "query", "answer"}, a fifth of what is read
+    seed: int = 0
+    steps: int = 430
+    documents: int = 64  # of a step, about 47 tokens each
+    rank: int = 32
+    rate: float = 3e-3
+    focus_from: int = 150  # from this step on mostly verdicts, which are learnt last
+    decay_from: float = 0.3  # share of the steps after which the rate falls, linearly to a fiftieth
+    threads: int = 1
+    compile: int = 0  # 1: torch.compile; faster steps, after a minute or more of its own
+    save_every: int = 50
+    probe_every: int = 250
+    probe: int = 150  # questions of each kind
+    stop_after: int = 0  # stop (as if killed) after so many steps: for the tests
+
+
+# --- the model -----------------------------------------------------------------------------------------------------
+
+
+class Adapted(nn.Module):
+    """A frozen linear module with low-rank factors beside it: y = W x + scale * up (down x); scale is alpha / rank = 1."""
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Parameter(torch.randn(rank, linear.in_features) / math.sqrt(linear.in_features))
+        self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + (x @ self.down.T) @ self.up.T  # type: ignore[no-any-return]
+
+
+def adapted(model: Any, rank: int, seed: int) -> dict[str, Adapted]:
+    """Factors beside every linear module of the layers, by the modules' names; all else is frozen."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    out = {}
+    for name in found:
+        parent, _, last = name.rpartition(".")
+        out[name] = Adapted(model.get_submodule(name), rank)
+        setattr(model.get_submodule(parent), last, out[name])
+    return out
+
+
+class Trainer:
+    """Model, factors, optimiser, and what it takes to go on after a kill."""
+
+    def __init__(self, s: Settings, device: str) -> None:
+        self.s, self.device = s, device
+        self.folder = Path(find_model(s.base))
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        self.model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        self.modules = adapted(self.model, s.rank, s.seed)
+        self.model.to(device)
+        self.model.set_attn_implementation("sdpa")
+        self.forward = (
+            torch.compile(self.model.model.forward, dynamic=True) if s.compile else self.model.model
+        )
+        self.factors = {f"{n}.{k}": getattr(m, k) for n, m in self.modules.items() for k in ("down", "up")}
+        self.optimizer = torch.optim.AdamW(
+            self.factors.values(), lr=s.rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.step = 0
+        self.log: list[dict[str, float]] = []
+
+    def rate(self) -> float:
+        """Warm-up over 30 steps, constant, then linear to a fiftieth."""
+        s = self.s
+        start = int(s.decay_from * s.steps)
+        left = 1.0 if self.step < start else 1 - 0.98 * (self.step - start) / max(1, s.steps - start)
+        return s.rate * min(1.0, (self.step + 1) / max(1, min(30, s.steps // 10))) * left
+
+    def train_step(self, rows: list[Row], accelerator: Any = None) -> dict[str, float]:
+        """One step; the mean loss of each kind.
+
+        Raises:
+            FloatingPointError: a loss that is no number; the factors are as they were.
+        """
+        self.model.train()
+        part = (
+            slice(accelerator.process_index, None, accelerator.num_processes) if accelerator else slice(None)
+        )
+        # Frozen weights would be cast anew for every product; and a CPU may well be faster without.
+        seen = losses(self.model, self.forward, rows, self.device, SHARES, part, half=self.device != "cpu")
+        if accelerator:
+            for factor in self.factors.values():
+                own = torch.zeros_like(factor) if factor.grad is None else factor.grad
+                factor.grad = accelerator.reduce(own, "sum")
+            kinds = sorted(seen)
+            summed = accelerator.reduce(torch.tensor([seen[k] for k in kinds], device=self.device), "sum")
+            seen = dict(zip(kinds, summed.tolist(), strict=True))
+        if not all(map(math.isfinite, seen.values())):
+            raise FloatingPointError
+        torch.nn.utils.clip_grad_norm_(self.factors.values(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return seen
+
+    def save(self, run: Path, source: str) -> None:
+        """The checkpoint, and the model as users load it."""
+        tensors = {n: p.detach().cpu().clone() for n, p in self.factors.items()}
+        for name, factor in self.factors.items():
+            for key, value in self.optimizer.state[factor].items():
+                tensors[f"{key}:{name}"] = value.detach().cpu().clone()
+        state = {"step": self.step, "log": self.log, "source": source}
+        checkpoint.write(run / "checkpoint", tensors, state)
+        self.export(run / "export", source)
+
+    def resume(self, run: Path, source: str) -> bool:
+        """Go on from the last whole checkpoint, where there is one.
+
+        Raises:
+            SystemExit: it was trained on other data, or by other settings.
+        """
+        found = checkpoint.newest(run / "checkpoint")
+        if found is None:
+            return False
+        tensors, state = found
+        if state["source"] != source:
+            sys.exit(
+                f"error: data or settings have changed since the checkpoint of step {state['step']} in {run}: "
+                "put them back to go on, or take another --run to start anew"
+            )
+        with torch.no_grad():
+            for name, factor in self.factors.items():
+                factor.copy_(tensors[name])
+                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}:{name}" in tensors]
+                self.optimizer.state[factor] = {
+                    key: tensors[f"{key}:{name}"].to("cpu" if key == "step" else self.device) for key in keys
+                }
+        self.step, self.log = state["step"], state["log"]
+        return True
+
+    def export(self, folder: Path, source: str) -> None:
+        """The factors in bf16, with what they fit."""
+        about = {
+            "format": FORMAT, "base": self.s.base, "base_sha256": weights_hash(self.folder), "scale": 1.0, "rank": self.s.rank,
+            "steps": self.step, "seed": self.s.seed, "source": source,
+        }  # fmt: skip
+
+        def fill(part: Path) -> None:
+            tensors = {n: p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in self.factors.items()}
+            save_file(tensors, part / WEIGHTS)
+            (part / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+
+        checkpoint.placed(folder, fill)
+
+    def answer(self, asked: list[Question], batch: int = 64) -> list[str]:
+        """Greedy answers of the model as it stands, each under its edit."""
+        self.model.eval()
+        out: list[str] = []
+        prompts = [ICE().rewrite(q.query, [q.edit]) for q in asked]
+        for start in range(0, len(prompts), batch):
+            inputs = self.tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True).to(
+                self.device
+            )
+            inputs.pop("token_type_ids", None)
+            with torch.no_grad():
+                ids = self.model.generate(**inputs, max_new_tokens=16, min_new_tokens=1, do_sample=False)
+            out += self.tokenizer.batch_decode(
+                ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+        return out
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+def rows_of_step(
+    s: Settings, sources: Sources, own: list[tuple[str, str, str]], tokenizer: Any, step: int
+) -> list[Row]:
+    """What a step reads: documents as ids, with the loss on answers."""
+    texts = Texts(sources, random.Random(f"{s.seed} {step}"), own)
+    documents: list[tuple[str, Document]] = []
+    while len(documents) < s.documents:
+        documents += texts.documents(focus=step >= s.focus_from)
+    encoded = iter(
+        tokenizer([t for _, d in documents for t, _ in d.pieces], add_special_tokens=False)["input_ids"]
+    )
+    rows: list[Row] = []
+    for kind, document in documents:
+        ids: list[int] = []
+        learn: list[bool] = []
+        for _, flag in document.pieces:
+            piece = next(encoded)
+            ids += piece
+            learn += [flag] * len(piece)
+        rows.append((kind, np.array([*ids, tokenizer.eos_token_id]), np.array([*learn, learn[-1]])))
+    return rows
+
+
+def source_hash(s: Settings) -> str:
+    """What decides a run: its settings and every file that it reads."""
+    decisive = {
+        f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "rate", "focus_from", "decay_from")
+    }
+    digest = hashlib.sha256(json.dumps(decisive).encode())
+    files = [
+        *(Path(s.data) / name for name in DATA_FILES),
+        *FILES,
+        FACTS,
+        *([Path(s.more)] if s.more else []),
+    ]
+    for file in files:
+        if not file.is_file():
+            sys.exit(
+                f"error: {file} is missing; give the folder of public data with --data, your own rows with --more"
+            )
+        digest.update(file.read_bytes())
+    digest.update(weights_hash(Path(find_model(s.base))).encode())
+    return digest.hexdigest()[:16]
+
+
+def train(s: Settings) -> Path:
+    """Run, or go on with, a training job; the folder of the exported model."""
+    torch.set_num_threads(s.threads)
+    own = own_rows(Path(s.more)) if s.more else []
+    source, run = source_hash(s), Path(s.run)
+    accelerator = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator()
+    device = str(accelerator.device) if accelerator else "cuda" if torch.cuda.is_available() else "cpu"
+    first = accelerator is None or accelerator.is_main_process
+    trainer = Trainer(s, device.partition(":")[0] if accelerator is None else device)
+    resumed = trainer.resume(run, source)
+    sources = Sources(Path(s.data), FACTS)
+    probes = questions(sources, "apart", s.probe) if s.probe_every else []
+    size = sum(p.numel() for p in trainer.factors.values()) / 1e6
+    if first:
+        print(
+            f"{size:.2f} M parameters",
+            f"resumed at step {trainer.step}" if resumed else "a new run",
+            sep=", ",
+        )
+    started, tokens, begun = time.time(), 0, trainer.step
+    mean: dict[str, float] = {}
+    bar = tqdm(total=s.steps, initial=begun, desc="steps", mininterval=5.0, disable=not first)
+    while trainer.step < s.steps:
+        rows = rows_of_step(s, sources, own, trainer.tokenizer, trainer.step)
+        try:
+            seen = trainer.train_step(rows, accelerator)
+        except FloatingPointError:
+            sys.exit(
+                f"error: the loss is no number at step {trainer.step + 1}; the last good model is in {run / 'export'}: "
+                "go on with a lower --rate in another --run"
+            )
+        tokens += sum(len(ids) for _, ids, _ in rows)
+        mean = {k: 0.95 * mean.get(k, v) + 0.05 * v for k, v in {**mean, **seen}.items()}
+        bar.update()
+        if trainer.step % 10 == 0:
+            shown = " ".join(f"{k} {v:.2f}" for k, v in sorted(mean.items()))
+            bar.set_postfix_str(f"loss: {shown}; {tokens / (time.time() - started):,.0f} tokens/s")
+        done = trainer.step == s.steps
+        if first and probes and (trainer.step % s.probe_every == 0 or done):
+            scores, _ = measured(probes, trainer.answer)
+            values = {name: of["all"]["value"] for name, of in scores.items()}
+            trainer.log.append({"step": trainer.step, **values, **{f"loss {k}": v for k, v in mean.items()}})
+            bar.write(f"{trainer.step}: " + "  ".join(f"{name} {v:.3f}" for name, v in values.items()))
+        if first and (trainer.step % s.save_every == 0 or done):
+            trainer.save(run, source)
+            if trainer.log:
+                curve(trainer.log, run / "curve.png", s.probe)
+        if s.stop_after and trainer.step - begun >= s.stop_after:
+            break
+    bar.close()
+    if first and trainer.step >= s.steps and s.out:
+        trainer.export(Path(s.out), source)
+    return run / "export"
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Flags are the fields of `Settings`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for f in dataclasses.fields(Settings):
+        parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
+    parser.add_argument(
+        "--evaluate", nargs="?", const=str(SHIPPED), metavar="FOLDER", help="measure instead of training"
+    )
+    parser.add_argument("--part", choices=("scored", "apart"), default="scored", help="of which questions")
+    parser.add_argument("--methods", default="serac,ice,ike", help="to compare, by commas")
+    parser.add_argument("--limit", type=int, default=0, help="questions of each score and set; 0: all")
+    parser.add_argument(
+        "--show", type=int, default=0, help="print so many wrong answers of each score and set"
+    )
+    parser.add_argument("--json", metavar="FILE", help="with --evaluate: write the numbers there")
+    given = vars(parser.parse_args(arguments))
+    asked = {name: given.pop(name) for name in ("evaluate", "part", "methods", "limit", "show", "json")}
+    s = Settings(**given)
+    if not Path(s.data).is_dir():
+        sys.exit(f"error: no data at {s.data}; give their folder with --data")
+    if not asked["evaluate"]:
+        print(f"exported to {train(s)}")
+        return
+    torch.set_num_threads(s.threads)
+    methods = asked["methods"].split(",")
+    sources = Sources(Path(s.data), FACTS)
+    result = compared(sources, asked["part"], methods, asked["evaluate"], asked["limit"], asked["show"])
+    print(table(result))
+    if asked["json"]:
+        Path(asked["json"]).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
