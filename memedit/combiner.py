@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memedit.subjects import fold
+
 if TYPE_CHECKING:
     import torch
+
+    from memedit.wording import Pair
 
 
 class Trees:
@@ -223,6 +227,47 @@ class _Grid:
         places = torch.arange(self._shape[1], device=values.device)
         others = torch.where(places == top.indices[:, :1], top.values[:, 1:], top.values[:, :1])
         return others.masked_fill(others == float("-inf"), 0.0).take(self._at)
+
+
+READ = 8  # at most so many candidates of a query are read by the pair model
+
+
+def to_read(near: np.ndarray, sizes: Sequence[int], gate: float) -> np.ndarray:
+    """Places of the pairs to be read: of each query at most READ, from the gate upwards.
+
+    Args:
+        near: scores (pairs,), query after query. sizes: candidates of each query.
+    """
+    over = np.flatnonzero(near >= gate)
+    owner = np.repeat(np.arange(len(sizes)), sizes)[over]
+    order = np.lexsort((-near[over], owner))
+    over, owner = over[order], owner[order]
+    first = np.searchsorted(owner, owner)  # where each query's run begins
+    return np.sort(over[np.arange(len(over)) - first < READ])
+
+
+def pair_features(
+    pairs: Sequence[Pair], odds: np.ndarray, places: np.ndarray, sizes: Sequence[int]
+) -> np.ndarray:
+    """What the pair model's log-odds (pairs, 2) add to a row, (pairs, 4): themselves, the lead over the best rival, rivals.
+
+    Edits of one subject are no rivals: they may state the same fact twice, or contradict each other, and then the
+    router decides.
+
+    Args:
+        places: where the pairs stand among all, query after query. sizes: candidates of each query.
+    """
+    owner = np.repeat(np.arange(len(sizes)), sizes)[places]
+    lead, rivals = np.full(len(odds), 12.0), np.zeros(len(odds))
+    about = [frozenset(map(fold, pair.names)) for pair in pairs]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(owner)], strict=True):
+        for i in range(start, end):
+            others = [odds[j, 0] for j in range(start, end) if not about[i] & about[j]]
+            rivals[i] = len(others)
+            if others:
+                lead[i] = odds[i, 0] - max(others)
+    return np.column_stack([odds, np.clip(lead, -12, 12), rivals])
 
 
 def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from memedit import batches
 from memedit.asked import Asked, Talks, routed
 from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
-from memedit.demonstrations import handed
 from memedit.errors import ModelError
 from memedit.explanation import Explanation
-from memedit.kept import MemoryPatches, bound
+from memedit.kept import MemoryPatches
+from memedit.knowing import Knowing, Settings
 from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
-from memedit.methods import load_method, method_info, settings_by_name
 from memedit.router import Route, Router
 
 if TYPE_CHECKING:
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
     from memedit.edit import Edit
     from memedit.memory import EditMemory
     from memedit.methods._together import RowsModel
-    from memedit.methods.base import EditMethod
     from memedit.scope import ScopeClassifier
-
-Settings = Mapping[str, Mapping[str, Any]]  # of methods, by name
 
 
 class EditedModel:
@@ -52,12 +48,9 @@ class EditedModel:
     def __init__(self, base: HFModel, router: Router, settings: Settings | None = None) -> None:
         self.base = base
         self.router = router
-        self._settings = settings_by_name(settings or {})
         self.asked = Asked(base)
         self.patches = MemoryPatches(router.memory)
-        self._methods: dict[str, EditMethod] = {}
-        for name in self._settings:
-            self._method(name)  # what can't be set is said now, and not at the first edit that fires
+        self._knowing = Knowing(base, router, self.patches, settings or {})
 
     @classmethod
     def from_pretrained(
@@ -327,10 +320,9 @@ class EditedModel:
             tuple(piece.text for piece in read.left_out),
         )
 
-    @contextmanager
     def knowing(
         self, edits_per_row: Sequence[Sequence[Edit]], talks: Talks | None = None
-    ) -> Iterator[RowsModel]:
+    ) -> AbstractContextManager[RowsModel]:
         """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods.
 
         Rows of contexts and patches share one batch. A row with an edit whose method answers by itself is answered
@@ -339,33 +331,7 @@ class EditedModel:
         Args:
             talks: the rows that are conversations, None for the others: edits are stated before the last user turn.
         """
-        from memedit.methods._rows import Row, rows_applied
-        from memedit.methods._together import together
-
-        talks = [None] * len(edits_per_row) if talks is None else talks
-        shared: list[tuple[int, Row]] = []
-        alone: dict[str, list[int]] = {}
-        for i, (edits, talk) in enumerate(zip(edits_per_row, talks, strict=True)):
-            by_method = self._by_method(edits)
-            own = [name for name in by_method if self._method(name).answers_itself]
-            if own:
-                newest = next(name for e in reversed(edits) if (name := self.router.method_of(e)) in own)
-                alone.setdefault(newest, []).append(i)
-                continue
-            row = Row(tail=None if talk is None else talk.tail)
-            for name, some in by_method.items():
-                row = row + self._method(name).row(self.base, some)
-            shared.append((i, row))
-        with ExitStack() as stack:
-            parts: list[tuple[list[int], RowsModel]] = []
-            if shared or not alone:
-                lm = stack.enter_context(rows_applied(self.base, [row for _, row in shared]))
-                parts.append(([i for i, _ in shared], lm))
-            for name, rows in alone.items():
-                theirs = [edits_per_row[i] for i in rows]
-                applied = self._method(name).applied(self.base, theirs, [talks[i] for i in rows])
-                parts.append((rows, stack.enter_context(applied)))
-            yield together(self.base, parts)
+        return self._knowing(edits_per_row, talks)
 
     def _routes(
         self,
@@ -377,18 +343,6 @@ class EditedModel:
         routes = routed(self.router, prompts, talks, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
-
-    def _by_method(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
-        parts: dict[str, list[Edit]] = {}
-        for edit in edits:
-            parts.setdefault(self.router.method_of(edit), []).append(edit)
-        return parts
-
-    def _method(self, name: str) -> EditMethod:
-        if name not in self._methods:
-            given = {**handed(method_info(name).handed, self.memory), **self._settings.get(name, {})}
-            self._methods[name] = bound(load_method(name, **given), self.patches)
-        return self._methods[name]
 
     def _by_route(
         self,

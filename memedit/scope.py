@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memedit.combiner import Layout, Lenses, Trees, factors, sent, single_if_needed
+from memedit.combiner import Layout, Lenses, Trees, factors, pair_features, sent, single_if_needed, to_read
 from memedit.edit import Edit
 from memedit.encoder import Encoder, MiniLM, Named
 from memedit.errors import ModelError
 from memedit.pairs import Marker, PairModel
-from memedit.subjects import MASK, find, fold, mask
+from memedit.subjects import MASK, find, mask
 from memedit.wording import Pair, asked_by, names, same_words
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ FEATURES = (
 )  # fmt: skip
 # What the pair model adds: log-odds of direct and of ripple, how much more direct than every rival, pairs read.
 PAIR_FEATURES = ("pair_direct", "pair_ripple", "pair_lead", "pair_rivals")
-READ = 8  # at most so many candidates of a query are read by the pair model
 TREES = ("near", "direct", "ripple")
 
 
@@ -199,7 +198,8 @@ class ScopeClassifier:
     ) -> list[np.ndarray]:
         """Probabilities that each query concerns each of its candidate edits.
 
-        It is computed where the edits' vectors are; the probabilities come to the host in one copy.
+        Cosines, ranks and the trees that rule out are computed where the edits' vectors are, and come to the host in
+        one copy; what the pair model says of the rest comes in a second.
 
         Args:
             queries: n texts. vectors: (n, dim), their `encode` or `embed`.
@@ -230,10 +230,10 @@ class ScopeClassifier:
         settings = self.settings
         out = np.zeros((len(pairs), 2))
         out[:, 0] = _sigmoid(near, settings["platt"]["near"])
-        read = kept(near, sizes, settings["gate"])
+        read = to_read(near, sizes, settings["gate"])
         if len(read):
             some = [pairs[i] for i in read]
-            whole = np.hstack([table[read], beside(some, self.odds(some), read, sizes)])
+            whole = np.hstack([table[read], pair_features(some, self.odds(some), read, sizes)])
             for at, kind in enumerate(("direct", "ripple")):
                 out[read, at] = _sigmoid(self.trees[kind](whole), settings["platt"][kind])
             out[read, 1] *= 1 - out[read, 0]  # the second asks: and if it is not direct?
@@ -253,8 +253,8 @@ class ScopeClassifier:
         """The probability from which an edit fires.
 
         A general question meets the more near edits, the more there are: so the threshold follows the
-        memory's size. It is never below the floor at which twice the rate of near queries (the same subject
-        or the same relation, and yet not the edit's question) fires falsely.
+        memory's size. It is never below a floor that holds down the near misses (the same subject or relation, and
+        yet not the edit's question); the classifier's card says at which share.
 
         Args:
             memory_size: live edits in memory.
@@ -368,42 +368,6 @@ def _joined(parts: Sequence[np.ndarray] | np.ndarray | torch.Tensor) -> torch.Te
     if not isinstance(parts, np.ndarray):
         parts = np.concatenate([np.asarray(part, np.float32) for part in parts if len(part)])
     return torch.from_numpy(np.ascontiguousarray(parts, np.float32))
-
-
-def kept(near: np.ndarray, sizes: Sequence[int], gate: float) -> np.ndarray:
-    """Places of the pairs to be read: of each query at most READ, from the gate upwards.
-
-    Args:
-        near: scores (pairs,), query after query. sizes: candidates of each query.
-    """
-    over = np.flatnonzero(near >= gate)
-    owner = np.repeat(np.arange(len(sizes)), sizes)[over]
-    order = np.lexsort((-near[over], owner))
-    over, owner = over[order], owner[order]
-    first = np.searchsorted(owner, owner)  # where each query's run begins
-    return np.sort(over[np.arange(len(over)) - first < READ])
-
-
-def beside(pairs: Sequence[Pair], odds: np.ndarray, places: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """PAIR_FEATURES, (pairs, 4), of log-odds (pairs, 2).
-
-    Edits of one subject are no rivals: they may state the same fact twice, or contradict each other, and then the
-    router decides.
-
-    Args:
-        places: where the pairs stand among all, query after query. sizes: candidates of each query.
-    """
-    owner = np.repeat(np.arange(len(sizes)), sizes)[places]
-    lead, rivals = np.full(len(odds), 12.0), np.zeros(len(odds))
-    about = [frozenset(fold(name) for name in pair.names) for pair in pairs]
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(owner)], strict=True):
-        for i in range(start, end) if end - start > 1 else ():
-            others = [odds[j, 0] for j in range(start, end) if not about[i] & about[j]]
-            rivals[i] = len(others)
-            if others:
-                lead[i] = odds[i, 0] - max(others)
-    return np.column_stack([odds, np.clip(lead, -12, 12), rivals])
 
 
 def _sigmoid(scores: np.ndarray, platt: Sequence[float]) -> np.ndarray:

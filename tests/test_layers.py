@@ -18,6 +18,7 @@ LAYERS = [
     {"demonstrations", "kept"},
     {"router"},
     {"asked", "explanation"},
+    {"knowing"},
     {"edited"},
     {"evaluate", "scope_eval", "training"},
     {"bench", "demo", "doctor"},

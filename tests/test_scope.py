@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memedit.combiner import to_read
 from memedit.edit import Edit
 from memedit.errors import ModelError
 from memedit.pairs import ANSWER, PART, SUBJECT, WHOLE
-from memedit.scope import FEATURES, SHIPPED, ScopeClassifier, kept
+from memedit.scope import FEATURES, SHIPPED, ScopeClassifier
 from memedit.subjects import MASK, find, guesses, mask, near, words
 from memedit.wording import Pair
 
@@ -279,8 +280,8 @@ def test_what_was_believed_before_plays_no_part(classifier):
 
 def test_at_most_so_many_are_read_and_only_what_is_near(classifier):
     near = np.array([5.0, -9.0, 3.0, *np.linspace(1, 2, 12)])
-    assert kept(near, [2, 13], gate=0.0).tolist() == [0, 2, *range(8, 15)]
-    assert len(kept(np.full(4, -20.0), [4], gate=0.0)) == 0
+    assert to_read(near, [2, 13], gate=0.0).tolist() == [0, 2, *range(8, 15)]
+    assert len(to_read(np.full(4, -20.0), [4], gate=0.0)) == 0
 
 
 # ---------------------------------------------------------------- the pair model

@@ -189,7 +189,7 @@ def test_methods_of_all_kinds_in_one_call(base, memory):
     assert [said(texts[0]), said(texts[4])] == ["Lyon", "Ann Dorr"]
     assert texts[1] == base.generate([OUT], **OPTIONS)[0]
     for i, method, edit in ((2, "ice", PERU), (3, "ike", MALI)):
-        with edited._method(method).applied(base, [[edit]]) as alone:
+        with edited._knowing._method(method).applied(base, [[edit]]) as alone:
             assert texts[i] == alone.generate([prompts[i]], **OPTIONS)[0]
     inputs = base.tokenize(prompts)
     ids = edited.generate(**inputs, **OPTIONS)

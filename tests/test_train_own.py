@@ -120,7 +120,7 @@ def test_a_killed_training_goes_on_to_the_same_result(made, settings, monkeypatc
             fine_tune(settings)
     assert not settings.out.exists()
     assert (settings.folder / "checkpoint.safetensors").exists()
-    (settings.folder / ".77.checkpoint.safetensors").write_bytes(b"cut off")
+    (settings.folder / "checkpoint.safetensors.77.1.tmp").write_bytes(b"cut off")
     again = fine_tune(settings)
     assert again.losses == result.losses
     assert again.table == result.table
@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_what_was_there(made, settings, monkeypatch):
         raise full
 
     with monkeypatch.context() as patch:
-        patch.setattr("memedit.training.pair_training.put_file", no_room)
+        patch.setattr("memedit.training.pair_training.write_durably", no_room)
         assert "No space left" in refused(settings)
     with monkeypatch.context() as patch:
         patch.setattr("memedit.training.folder.card", no_room)

@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT / "train"))
 
 sklearn = pytest.importorskip("sklearn", reason="training needs the extra `train`")
 
+import relation_bank  # noqa: E402
 import scope as job  # noqa: E402
-import scope_bank  # noqa: E402
 import scope_data  # noqa: E402
 import scope_forms  # noqa: E402
 import scope_users  # noqa: E402
@@ -42,7 +42,7 @@ def public(data):
 
 @pytest.fixture(scope="module")
 def relations(public):
-    return scope_bank.bank(public)
+    return relation_bank.bank(public)
 
 
 def test_every_block_of_the_bank_is_valid_and_asks_in_several_ways(relations):
@@ -70,7 +70,7 @@ def test_forms_are_told_apart_by_their_marks():
         "< Who wears [Y]?",
         "! Who is [X]?",
     ]
-    relation = scope_bank._relation(block, {}, Path("x.txt"))
+    relation = relation_bank._relation(block, {}, Path("x.txt"))
     assert (relation.kind, relation.name, relation.key) == ("person", "shoe size", "person shoe size")
     assert relation.asks == (
         "What is [X]'s shoe size?",
@@ -82,7 +82,7 @@ def test_forms_are_told_apart_by_their_marks():
     assert (relation.ripples, relation.misses) == (("Who sells [X]'s size?",), ("Who is [X]?",))
     for wrong in (["person | shoe size"], [block[0], "What is her shoe size?"], [block[0], "= Is [X] tall?"]):
         with pytest.raises(ValueError, match=r"x\.txt"):
-            scope_bank._relation(wrong, {}, Path("x.txt"))
+            relation_bank._relation(wrong, {}, Path("x.txt"))
 
 
 def test_train_cases_keep_clear_of_development_subjects(public):
@@ -124,6 +124,37 @@ def test_relations_are_in_one_part_only():
     seen = [{case.relation for case in some} for some in parts]
     assert all(seen)
     assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+
+
+def test_a_question_of_a_relation_kept_apart_is_no_near_miss_of_another():
+    settings = job.Settings()
+    names = [f"r{n}" for n in range(60)]
+    made = [
+        make(
+            "a",
+            [Query("x", "own"), Query(f"of {other}", "same_subject", other)],
+            name,
+            statement=f"{name} {other}.",
+        )
+        for name in names
+        for other in names[:30]
+    ]
+    learnt, grown, _ = job.parts([case for case in made if case], settings)
+    kept = {case.relation for case in learnt}
+    asked = {query.asks for case in learnt for query in case.queries} - {""}
+    assert asked
+    assert asked <= kept
+    assert {query.asks for case in grown for query in case.queries} - {""} > asked, (
+        "there all of them are asked"
+    )
+
+
+def test_blocks_of_one_relation_are_joined(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"person | shoe size |\nWhat size does [X] wear in {name}?\n")
+    monkeypatch.setattr(relation_bank, "FILES", tuple(sorted(tmp_path.glob("*.txt"))))
+    (relation,) = relation_bank.read()
+    assert relation.questions == ("What size does [X] wear in a?", "What size does [X] wear in b?")
 
 
 def test_what_a_query_concerns():

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -28,12 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
+import checkpoint
 from base_data import Knowledge, wikipedia
 from base_eval import curve, evaluate, report
 from base_writer import Document, Writer
@@ -182,9 +182,9 @@ def pack(s: Settings) -> tuple[Path, Knowledge]:
     knowledge = Knowledge(Path(s.data), FACTS)
     if s.facts:
         knowledge.facts = knowledge.facts[: s.facts]
-    checkpoint = checkpoint_of(Path(s.run))
-    if checkpoint:
-        named = Path(s.run) / json.loads((checkpoint / "state.json").read_text())["packed"]
+    last = checkpoint_of(Path(s.run))
+    if last:
+        named = Path(s.run) / json.loads((last / "state.json").read_text())["packed"]
         if not (named / "done").exists():
             sys.exit(
                 f"error: the checkpoint was trained on {named}, which is gone; take another --run to start anew"
@@ -407,10 +407,7 @@ class Trainer:
         return seen, sum(len(ids) for _, ids, _ in rows)
 
     def save(self, folder: Path) -> None:
-        """A checkpoint by temporary folder and rename: a kill leaves the former one whole."""
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        """A checkpoint, whole or not at all; the former one stays."""
         tensors = {f"model.{n}": p.detach().clone() for n, p in self.model.named_parameters()}
         numbers: dict[str, float] = {}
         for o, optimizer in enumerate(self.optimizers):
@@ -419,15 +416,8 @@ class Trainer:
                     f"{o}.{i}.{k}": v.clone() for k, v in state.items() if isinstance(v, torch.Tensor)
                 }
                 numbers |= {f"{o}.{i}.{k}": v for k, v in state.items() if not isinstance(v, torch.Tensor)}
-        save_file(tensors, part / "state.safetensors")
         said = {"step": self.step, "packed": self.packed.name, "log": self.log, "numbers": numbers}
-        (part / "state.json").write_text(json.dumps(said))
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        checkpoint.write(folder, tensors, said)
 
     def resume(self, folder: Path | None) -> bool:
         """Go on from a checkpoint, where there is one."""
@@ -453,14 +443,15 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """The model as users load it, in bf16."""
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
         copy = Qwen3ForCausalLM(self.model.config)
         copy.load_state_dict(self.model.state_dict())
-        copy.to(torch.bfloat16).save_pretrained(part)
-        self.tokenizer.save_pretrained(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        copy.to(torch.bfloat16)
+
+        def fill(part: Path) -> None:
+            copy.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+
+        checkpoint.placed(folder, fill)
 
 
 def train(s: Settings) -> Path:

@@ -35,10 +35,10 @@ import checkpoint
 from base import FACTS, ROOT, Row, losses
 from base_eval import curve
 from base_writer import Document
-from counterfactual_bank import FILES
 from counterfactual_data import Sources, own_rows
 from counterfactual_eval import Question, compared, measured, questions, table
 from counterfactual_writer import Texts
+from relation_bank import FILES
 
 from memedit.adapter import CONFIG, FORMAT, WEIGHTS, weights_hash
 from memedit.loading import find_model

@@ -1,20 +1,13 @@
-"""Relations in our own words for the counterfactual model: forms of every kind, part of them held out to measure with.
-
-The files are train/relations/*.txt (see scope_bank.py); marks begin their lines: ``+``
-keywords, ``=`` a claim or yes/no question with [X] and [Y], ``~`` two hops, ``<`` asked from the other end, ``!`` another
-question about the subject. Without a mark: a question, an imperative (ends in a full stop), or a sentence that the object ends.
-"""
+"""Relations in our own words as the counterfactual model needs them: what is answered, claimed, asked back, and near."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-HERE = Path(__file__).parent
-FILES = tuple(sorted((HERE / "relations").glob("*.txt")))
+import relation_bank
 
 
 @dataclass(frozen=True)
@@ -68,51 +61,38 @@ def order(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read(files: Sequence[Path] = FILES) -> list[Relation]:
-    """All relations of the files; blocks of one relation (by ParaRel's id, or by kind and name) are joined.
+def read() -> list[Relation]:
+    """All relations of relation_bank.py; those with one of ParaRel's ids (or one kind and name) are joined.
 
-    Raises:
-        SystemExit: a block without a head of three parts; one sentence names the file.
+    Of forms, those with each of their places once are kept: an answer is to be put there.
     """
-    found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    heads: dict[tuple[str, str], tuple[str, str, str]] = {}
-    for file in files:
-        for block in re.split(r"\n\s*\n", file.read_text(encoding="utf-8")):
-            lines = [line.strip() for line in block.splitlines() if line.strip() and not line.startswith("#")]
-            if not lines:
-                continue
-            head = [part.strip() for part in lines[0].split("|")]
-            if len(head) != 3:
-                raise SystemExit(
-                    f"error: {file} has a block that begins with {lines[0]!r}; its first line must be 'kind | relation | id'"
-                )
-            key = (head[0], head[2] or head[1].lower())
-            heads.setdefault(key, (head[0], head[1], head[2]))
-            forms = found.setdefault(key, {name: [] for name in _PLACES})
-            for line in lines[1:]:
-                place, form = _placed(line)
-                if place and form not in forms[place]:
-                    forms[place].append(form)
-    return [
-        Relation(*heads[key], **{name: tuple(some) for name, some in forms.items()})
-        for key, forms in found.items()
-        if len(forms["asked"]) + len(forms["clozes"]) > 1
-    ]
+    joined: dict[tuple[str, str], list[relation_bank.Relation]] = {}
+    for found in relation_bank.read():
+        joined.setdefault((found.kind, found.number or found.name.lower()), []).append(found)
+    out = []
+    for some in joined.values():
+        claims = _once((form for one in some for form in one.claims), "[X]", "[Y]")
+        relation = Relation(
+            some[0].kind,
+            some[0].name,
+            some[0].number,
+            asked=_once((f for r in some for f in (*r.questions, *r.requests, *r.keywords)), "[X]"),
+            clozes=_once((form for one in some for form in one.clozes), "[X]"),
+            yes_no=tuple(form for form in claims if form.endswith("?")),
+            claims=tuple(form for form in claims if not form.endswith("?")),
+            reversed=_once((form for one in some for form in one.reversed), "[Y]"),
+            near=_once((form for one in some for form in one.misses), "[X]"),
+        )
+        if len(relation.forms) > 1:
+            out.append(relation)
+    return out
 
 
-_PLACES = ("asked", "clozes", "yes_no", "claims", "reversed", "near")
-
-
-def _placed(line: str) -> tuple[str, str]:
-    """Which kind of form a line is, and the form; "" for a kind that nothing can answer here."""
-    mark, form = (line[0], line[1:].strip()) if line[0] in "+=~<!" else ("", line)
-    x, y = form.count("[X]"), form.count("[Y]")
-    if mark == "=":
-        return ("yes_no" if form.endswith("?") else "claims", form) if x == y == 1 else ("", form)
-    if mark == "<":
-        return ("reversed", form) if y == 1 and not x else ("", form)
-    if mark == "~" or x != 1 or y:
-        return "", form
-    if mark == "!":
-        return "near", form
-    return ("asked" if mark == "+" or form.endswith(("?", ".")) else "clozes"), form
+def _once(forms: Iterable[str], *places: str) -> tuple[str, ...]:
+    """The forms that have these places once each, and no other."""
+    wanted = [place in places for place in ("[X]", "[Y]")]
+    return tuple(
+        dict.fromkeys(
+            form for form in forms if [form.count("[X]"), form.count("[Y]")] == [int(w) for w in wanted]
+        )
+    )

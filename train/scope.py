@@ -7,7 +7,7 @@
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
 relations; then lenses and trees are made on the others, which it never saw; then it learns these too, and the trees
 see it again, on edits drawn anew over all relations. Probabilities and thresholds are calibrated on further ones.
-Beside it: `scope_data.py` reads the public data, `scope_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
+Beside it: `scope_data.py` reads the public data, `relation_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
 cases together, `scope_encoder.py` has the encoder's files. What users' own trainings share is memedit.training.
 `memedit eval scope` measures the result.
 """
@@ -126,12 +126,24 @@ def trusted(classifier: ScopeClassifier, cases: list[Case], most: float = 0.5) -
 
 
 def parts(cases: list[Case], settings: Settings) -> tuple[list[Case], list[Case], list[Case]]:
-    """By whole relations: for the pair model; for the trees; for calibration."""
-    drawn = [chance(f"{settings.seed} {case.relation}") / settings.held_out for case in cases]
+    """By whole relations: for the pair model; for the trees; for calibration.
+
+    No question of a relation that is kept from the pair model stays as a near miss of another: it would learn that
+    such questions are out of scope of everything.
+    """
+
+    def drawn(relation: str) -> float:
+        return chance(f"{settings.seed} {relation}") / settings.held_out
+
+    learnt = [
+        replace(case, queries=tuple(q for q in case.queries if not q.asks or drawn(q.asks) >= 1))
+        for case in cases
+        if drawn(case.relation) >= 1
+    ]
     return (
-        [case for case, at in zip(cases, drawn, strict=True) if at >= 1],
-        [case for case, at in zip(cases, drawn, strict=True) if at < 0.65],
-        [case for case, at in zip(cases, drawn, strict=True) if 0.65 <= at < 1],
+        learnt,
+        [case for case in cases if drawn(case.relation) < 0.65],
+        [case for case in cases if 0.65 <= drawn(case.relation) < 1],
     )
 
 
@@ -183,7 +195,7 @@ class Job:
         return scope_forms.varied([case for case in made if case], rng)
 
     def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
-        """The pair model on all relations: those that were kept apart served as near misses of others until now."""
+        """The pair model on all relations."""
         s = self.settings
         kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.7]
         pool = Pool([*self.grown, *self.apart, *kept], self.near)

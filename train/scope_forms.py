@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scope_bank import Relation, bank
+from relation_bank import Relation, bank
 from scope_data import Case, Data, Query, chance, counterfacts, make
 
 from memedit.subjects import content
@@ -174,15 +174,16 @@ def _about(
     for form in rng.sample(relation.misses, min(3, len(relation.misses))):
         yield Query(form.replace("[X]", subject), "same_subject")
     for other in rng.sample(others, min(3, len(others))):
-        yield Query(rng.choice(other.asks).replace("[X]", subject), "same_subject")
+        yield Query(rng.choice(other.asks).replace("[X]", subject), "same_subject", other.key)
     if others:
         other = rng.choice(others)
         said = world.object_of(other, rng)
         if other.claims and rng.random() < 0.6:
             form = rng.choice(other.claims).replace("[X]", subject)
-            yield Query(form.replace("[Y]", said), "same_subject")
+            yield Query(form.replace("[Y]", said), "same_subject", other.key)
         else:
-            yield Query(claim(rng.choice(other.clozes).replace("[X]", subject), said, rng), "same_subject")
+            text = claim(rng.choice(other.clozes).replace("[X]", subject), said, rng)
+            yield Query(text, "same_subject", other.key)
 
 
 def _onward(
@@ -304,7 +305,7 @@ def factbook(data: Data, rng: random.Random, count: int) -> Iterator[Case | None
         own, *rest = rng.sample(forms, 4)
         others = [f for f in rng.sample(names, 3) if not content(f) & content(field)]
         queries = [Query(own, "own"), *(Query(q, "paraphrase") for q in rest[:2])]
-        queries += [Query(f"What is the {f} of {subject}?", "same_subject") for f in others]
+        queries += [Query(f"What is the {f} of {subject}?", "same_subject", f) for f in others]
         queries.append(Query(f"What is the {field} of {_country(rng)}?", "neighbour"))
         yield make("factbook", queries, field, prompt=own, target=rng.choice(known[field]), subject=subject)
 
@@ -370,7 +371,7 @@ def _swapped(
 ) -> list[Query]:
     """Other rows' questions, put to this subject."""
     return [
-        Query(form.replace("[X]", subject), "swapped")
+        Query(form.replace("[X]", subject), "swapped", relation)
         for relation, form in rng.sample(forms, min(count, len(forms)))
         if relation != case.relation and not _alike(form, case.relation)
     ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from memedit import __version__
-from memedit.errors import ContextWarning, DataError, MemeditError, OldSchema
+from memedit.cli._lines import log_as_lines, warnings_as_lines
+from memedit.errors import DataError, MemeditError, OldSchema
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +46,7 @@ class Commands(Suggesting):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _warnings_as_lines(), _log_as_lines():
+            with warnings_as_lines(), log_as_lines():
                 return super().invoke(ctx)
         except (MemeditError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
@@ -77,41 +76,6 @@ def main(debug: bool) -> None:
       memedit ask "What is the capital of France?"
       memedit undo
     """
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """What memedit warns of is meant for people: one line, without file and line number."""
-    with warnings.catch_warnings():
-        shown = warnings.showwarning
-
-        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, ContextWarning):
-                click.echo(f"warning: {message}", err=True)
-            else:
-                shown(message, category, *where, **more)
-
-        warnings.showwarning = show
-        yield
-
-
-@contextmanager
-def _log_as_lines() -> Iterator[None]:
-    """What memedit notes while it works (a patch prepared, a covariance estimated): a line on standard error."""
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            click.echo(record.getMessage(), err=True)
-
-    log, handler = logging.getLogger("memedit"), Lines()
-    before = log.level
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
 
 
 def fail(error: BaseException | str) -> NoReturn:

@@ -7,6 +7,7 @@ y is (rows, length, out).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from memedit import layout
 
 
 @dataclass(frozen=True)
-class Effect:
+class Effect(ABC):
     """One kind of change to a module's output. Subclasses hold tensors only, so that any patch can be stored."""
 
     kind: ClassVar[str]
@@ -30,9 +31,9 @@ class Effect:
     def __add__(self, other: Any) -> Any:
         return self.both(other) if type(self) is type(other) else Several((*_parts(self), *_parts(other)))
 
+    @abstractmethod
     def both(self, other: Any) -> Effect:
         """This effect and a newer one of the same kind."""
-        raise NotImplementedError
 
     def finite(self) -> bool:
         """Whether every number in it is one."""

@@ -16,7 +16,7 @@ from memedit import batches
 from memedit.chat import ChatTemplate, Conversation
 from memedit.errors import ModelError
 from memedit.lm import HFModel, Score, batch_rows
-from memedit.methods._rows import Read, Row, rows_applied
+from memedit.methods._rows import Read, Row, check_rows, rows_applied
 from memedit.methods._splice import left_padded
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class OtherModel:
         **options: Any,
     ) -> list[str]:
         """As `HFModel.generate`; prompt i is row i."""
-        self._same_number(len(prompts))
+        check_rows(len(prompts), len(self.rows))
         other, options = self._load(), self.base.text_options(options)
         if same_vocabulary(self.base.tokenizer, other.tokenizer):
             with rows_applied(other, self.rows) as lm:
@@ -101,7 +101,7 @@ class OtherModel:
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids; the caller's own stay in front."""
         ids: Tensor = inputs["input_ids"]
-        self._same_number(len(ids))
+        check_rows(len(ids), len(self.rows))
         other = self._load()
         if same_vocabulary(self.base.tokenizer, other.tokenizer):
             with rows_applied(other, self.rows) as lm:
@@ -126,7 +126,7 @@ class OtherModel:
 
     def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 32) -> list[Score]:
         """As `HFModel.score`, in the other model's own tokens; prompt i is row i."""
-        self._same_number(len(prompts))
+        check_rows(len(prompts), len(self.rows))
         other = self._load()
         same = same_vocabulary(self.base.tokenizer, other.tokenizer)
         asked = list(prompts)
@@ -138,10 +138,6 @@ class OtherModel:
             scores = lm.score(asked, list(targets), batch_size=batch_size)
             self.read = lm.read
         return scores
-
-    def _same_number(self, prompts: int) -> None:
-        if prompts != len(self.rows):
-            raise ValueError(f"{prompts} prompts for {len(self.rows)} rows of edits")
 
     def _asked(
         self, other: HFModel, prompts: Sequence[str], first: int

@@ -87,6 +87,16 @@ class _Batch:
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of modules that other modules' neurons read
 
 
+def check_rows(prompts: int, rows: int) -> None:
+    """Refuse another number of prompts than of rows.
+
+    Raises:
+        ValueError: says both numbers.
+    """
+    if prompts != rows:
+        raise ValueError(f"{prompts} prompts for {rows} rows of edits")
+
+
 class AppliedModel:
     """An LM made of a base and one `Row` for each prompt it will be asked; alive inside `rows_applied` only.
 
@@ -113,7 +123,7 @@ class AppliedModel:
         Raises:
             ValueError: another number of prompts than of rows.
         """
-        self._same_number(len(prompts))
+        check_rows(len(prompts), len(self.rows))
         size, options = batch_rows(batch_size, len(prompts)), apart(options)
         out: list[str] = []
         for start in range(0, len(prompts), size):
@@ -124,7 +134,7 @@ class AppliedModel:
 
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids; row i of the ids is row i."""
-        self._same_number(len(inputs["input_ids"]))
+        check_rows(len(inputs["input_ids"]), len(self.rows))
         with self._active(0, len(self.rows), inputs):
             said = apart(inputs)
             out = self.base.generate(seed=seed, **{**said, "stopping_criteria": self._room(said)})
@@ -134,7 +144,7 @@ class AppliedModel:
 
     def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 32) -> list[Score]:
         """As `HFModel.score`; prompt i is row i."""
-        self._same_number(len(prompts))
+        check_rows(len(prompts), len(self.rows))
         out: list[Score] = []
         for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             rows = slice(start, start + batch_size)
@@ -143,10 +153,6 @@ class AppliedModel:
                 batch.target = [len(self.base.target_ids(prompt, target)) for prompt, target in pairs]
                 out += self.base.score(list(prompts[rows]), list(targets[rows]), batch_size=batch_size)
         return out
-
-    def _same_number(self, prompts: int) -> None:
-        if prompts != len(self.rows):
-            raise ValueError(f"{prompts} prompts for {len(self.rows)} rows of edits")
 
     @contextmanager
     def _active(self, first: int, size: int, options: Mapping[str, Any]) -> Iterator[_Batch]:

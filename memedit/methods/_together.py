@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from memedit import batches
 from memedit.lm import HFModel, Score
-from memedit.methods._rows import Read
+from memedit.methods._rows import Read, check_rows
 
 
 class RowsModel(Protocol):
@@ -71,7 +71,7 @@ class Together:
         **options: Any,
     ) -> list[str]:
         """As `HFModel.generate`; several sequences of one prompt stay together."""
-        self._same_number(len(prompts))
+        check_rows(len(prompts), self._rows)
         out: dict[int, list[str]] = {}
         for rows, lm in self.parts:
             own = batches.numbered(options, rows)
@@ -83,7 +83,7 @@ class Together:
     def generate_ids(self, *, seed: int | None = None, **inputs: Any) -> Any:
         """As `HFModel.generate` with ids."""
         ids, options = inputs["input_ids"], {k: v for k, v in inputs.items() if k != "input_ids"}
-        self._same_number(len(ids))
+        check_rows(len(ids), self._rows)
         config = self.base.model.generation_config
         pad = batches.padding(options, config, self.base.tokenizer)
         parts = [
@@ -94,13 +94,9 @@ class Together:
 
     def score(self, prompts: Sequence[str], targets: Sequence[str], *, batch_size: int = 32) -> list[Score]:
         """As `HFModel.score`."""
-        self._same_number(len(prompts))
+        check_rows(len(prompts), self._rows)
         out: dict[int, Score] = {}
         for rows, lm in self.parts:
             scores = lm.score([prompts[i] for i in rows], [targets[i] for i in rows], batch_size=batch_size)
             out |= dict(zip(rows, scores, strict=True))
         return [out[i] for i in range(self._rows)]
-
-    def _same_number(self, prompts: int) -> None:
-        if prompts != self._rows:
-            raise ValueError(f"{prompts} prompts for {self._rows} rows of edits")

@@ -18,6 +18,7 @@ import numpy as np
 from memedit.edit import Edit
 from memedit.encoder import MiniLM, bert_layer, padded
 from memedit.errors import ModelError
+from memedit.memory.snapshot import write_durably
 from memedit.pairs import untrained
 from memedit.scope_eval.crowd import Remembered
 from memedit.scope_eval.judges import BATCH, NEAREST, Judge, Piece, Step, Top
@@ -100,8 +101,7 @@ def put(folder: Path, kind: str, encoder: MiniLM, weights: Weights, about: Mappi
         ("serac.safetensors", save(rounded)),
         ("serac.json", (json.dumps(settings, indent=1, default=str) + "\n").encode()),
     ):
-        (folder / f".{name}").write_bytes(data)
-        (folder / f".{name}").replace(folder / name)
+        write_durably(folder / name, data)
 
 
 def load(kind: str, folder: Path, encoder: MiniLM) -> tuple[dict[str, torch.Tensor], str]:

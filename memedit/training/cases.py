@@ -17,10 +17,11 @@ IN_SCOPE = frozenset({"own", "paraphrase", "alias", "claim"})
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, and how it stands to its edit: one of KINDS."""
+    """What is asked, and how it stands to its edit: one of KINDS; and which relation it asks for, if that is another."""
 
     text: str
     kind: str
+    asks: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from memedit.combiner import Trees
 from memedit.encoder import Encoder, MiniLM
+from memedit.memory.snapshot import write_durably
 from memedit.pairs import PairModel
 from memedit.scope import DEFAULT_RATE, FEATURES, FORMAT, PAIR_FEATURES, TREES, ScopeClassifier
 from memedit.training.cases import IN_SCOPE, Case
@@ -340,9 +341,7 @@ def write(
         ("combiner.safetensors", save(arrays)),
         ("scope.json", (text + "\n").encode()),  # last: a folder without it is none
     ):
-        beside = folder / f".{name}"
-        beside.write_bytes(data)
-        beside.replace(folder / name)
+        write_durably(folder / name, data)
 
 
 def put_pair_model(classifier: ScopeClassifier, weights: Mapping[str, torch.Tensor], encoder: MiniLM) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from memedit.devices import best
 from memedit.errors import ModelError
+from memedit.memory.snapshot import write_durably
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.scope_eval.crowd import Remembered
 from memedit.training.cases import Case, chance
@@ -30,7 +31,7 @@ from memedit.training.examples import Examples, general_of, read_examples, sha25
 from memedit.training.folder import check_out, put_folder
 from memedit.training.measure import Scores, Trial, table
 from memedit.training.pair_examples import Pool
-from memedit.training.pair_training import PairSettings, PairTraining, processes, put_file
+from memedit.training.pair_training import PairSettings, PairTraining, processes
 from memedit.training.progress import Progress
 from memedit.training.recalibrating import recalibrated
 from memedit.training.worlds import strangers
@@ -332,7 +333,7 @@ class _State:
 def _put(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        put_file(path, data)
+        write_durably(path, data)
     except OSError as error:
         raise ModelError(
             f"{path} can't be written: {error.strerror}; the last checkpoint there is whole: "

@@ -15,7 +15,8 @@ import numpy as np
 
 from memedit.encoder import MiniLM
 from memedit.errors import ModelError
-from memedit.pairs import Marker, PairModel, Side, joint, shared_states, untrained
+from memedit.memory.snapshot import write_durably
+from memedit.pairs import Marker, Side, joint, shared_states, untrained
 from memedit.training.pair_examples import OUT, Example, Pool, mined
 from memedit.wording import Pair
 
@@ -26,6 +27,7 @@ Bar = Callable[[int, int, float], None]  # told (step, steps, loss)
 After = Callable[
     [int], None
 ]  # told how many rounds are done, before that is saved: it may come twice for one
+CHECKPOINT = "checkpoint.safetensors"
 SMOOTHED = 0.02  # labels are right in all but a few cases
 
 
@@ -243,7 +245,7 @@ class PairTraining:
         place |= {"losses": self.losses, "chosen": self._chosen}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            put_file(self.folder / "checkpoint.safetensors", save(tensors, {"place": json.dumps(place)}))
+            write_durably(self.folder / CHECKPOINT, save(tensors, {"place": json.dumps(place)}))
         except OSError as error:
             raise ModelError(
                 f"no checkpoint can be written in {self.folder}: {error.strerror}; the last one there is whole"
@@ -253,10 +255,10 @@ class PairTraining:
         import torch
         from safetensors import SafetensorError, safe_open
 
-        path = self.folder / "checkpoint.safetensors"
+        path = self.folder / CHECKPOINT
         if not self._processes[0]:
             for cut_off in self.folder.glob(
-                ".*.checkpoint.safetensors"
+                f"{CHECKPOINT}.*.tmp"
             ):  # by a kill; the last whole one stands beside
                 cut_off.unlink(missing_ok=True)
         if not path.exists():
@@ -295,26 +297,6 @@ class PairTraining:
 def sides_of(marker: Marker, example: Example) -> tuple[Side, Side]:
     """A pair as the model reads it."""
     return Pair(example.query, example.edit).sides(marker)
-
-
-def model_of(encoder: MiniLM, weights: dict[str, torch.Tensor], lower: int) -> PairModel:
-    """The trained weights as they are used: rounded as they are shipped."""
-    import torch
-
-    return PairModel(encoder, {k: v.to(torch.bfloat16).float() for k, v in weights.items()}, lower)
-
-
-def put_file(path: Path, data: bytes) -> None:
-    """Write a file, all or nothing."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def processes() -> tuple[int, int]:

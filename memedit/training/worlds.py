@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from memedit.combiner import pair_features, to_read
 from memedit.edit import Edit
-from memedit.scope import ScopeClassifier, beside, kept
+from memedit.scope import ScopeClassifier
 from memedit.subjects import content, fold, words
 from memedit.training.cases import IN_SCOPE, Case, Query
 from memedit.wording import Pair, asked_by, names
@@ -231,7 +232,7 @@ def truth(query: Query, home: Case | None, case: Case) -> int:
 def read(classifier: ScopeClassifier, pairs: Pairs, step: Step | None = None) -> Pairs:
     """The pairs that pass the gate, with PAIR_FEATURES beside the others."""
     near = classifier.trees["near"](pairs.table)
-    rows = kept(near, pairs.sizes, classifier.settings["gate"])
+    rows = to_read(near, pairs.sizes, classifier.settings["gate"])
     some = pairs[rows]
     read: dict[tuple[str, int], int] = {}  # a query meets its own edit in memories of every size: read once
     firsts = []
@@ -246,7 +247,7 @@ def read(classifier: ScopeClassifier, pairs: Pairs, step: Step | None = None) ->
         odds.append(classifier.odds(firsts[start : start + 2048]))
     at = [read[text, id(edit)] for text, edit in zip(some.text, some.edit, strict=True)]
     every = [firsts[i] for i in at]
-    some.table = np.hstack([some.table, beside(every, np.concatenate(odds)[at], rows, pairs.sizes)])
+    some.table = np.hstack([some.table, pair_features(every, np.concatenate(odds)[at], rows, pairs.sizes)])
     return some
 
 

@@ -18,13 +18,13 @@ ParaRel's eight held-out relations are left out on purpose.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scope_data import Data
 
-BANK = Path(__file__).parent / "relations"
+FILES = tuple(sorted((Path(__file__).parent / "relations").glob("*.txt")))
 MARKS = {"+": "keywords", "=": "claims", "~": "ripples", "<": "reversed", "!": "misses"}
 
 
@@ -50,6 +50,13 @@ class Relation:
         """Every form that asks for the object."""
         return (*self.questions, *self.requests, *self.clozes, *self.keywords, *self.patterns)
 
+    def with_forms_of(self, other: Relation) -> Relation:
+        """The relation with another block's forms: two files may each have some."""
+        forms = (*MARKS.values(), "questions", "requests", "clozes")
+        return replace(
+            self, **{k: tuple(dict.fromkeys((*getattr(self, k), *getattr(other, k)))) for k in forms}
+        )
+
     @property
     def key(self) -> str:
         return self.number or f"{self.kind} {self.name}"
@@ -61,22 +68,35 @@ def bank(data: Data) -> list[Relation]:
     Raises:
         ValueError: a line that is no form: the file, the block and the line are named.
     """
-    patterns = defaultdict(list)
+    patterns: dict[str, list[str]] = defaultdict(list)
     for row in data.rows("pararel/patterns.jsonl"):
         pattern = row["pattern"].strip().rstrip(". ")
         if pattern.endswith("[Y]") and pattern.count("[Y]") == 1:
             patterns[row["relation"]].append(pattern.removesuffix("[Y]").strip())
+    return read(patterns)
+
+
+def read(patterns: Mapping[str, Sequence[str]] | None = None) -> list[Relation]:
+    """The relations of FILES.
+
+    Args:
+        patterns: of ParaRel, by its ids.
+
+    Raises:
+        ValueError: see `bank`.
+    """
     found: dict[tuple[str, str], Relation] = {}
-    for path in sorted(BANK.glob("*.txt")):
+    for path in FILES:
         for block in path.read_text(encoding="utf-8").split("\n\n"):
             lines = [line.strip() for line in block.splitlines() if line.strip() and line[0] != "#"]
             if lines:
-                relation = _relation(lines, patterns, path)
-                found[relation.kind, relation.name] = relation
+                relation = _relation(lines, patterns or {}, path)
+                key = (relation.kind, relation.name)
+                found[key] = found[key].with_forms_of(relation) if key in found else relation
     return list(found.values())
 
 
-def _relation(lines: list[str], patterns: dict[str, list[str]], path: Path) -> Relation:
+def _relation(lines: list[str], patterns: Mapping[str, Sequence[str]], path: Path) -> Relation:
     head, *forms = lines
     parts = [part.strip() for part in head.split("|")]
     if len(parts) != 3:
