@@ -68,9 +68,9 @@ class Settings:
     invented: int = 24_000  # edits over our own relations
     lower: int = 3  # layers that the pair model shares with the encoder
     layers: int = 3  # and its own
-    rounds: int = 2
-    pairs: int = 50_000  # of each round
-    settled: int = 30_000  # of each of two more, over all relations, when the trees are made
+    rounds: int = 3
+    pairs: int = 100_000  # of each round
+    settled: int = 70_000  # of each of two more, over all relations, when the trees are made
     batch: int = 64
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
@@ -167,7 +167,7 @@ class Job:
         classifier = combining.untrained(encoder, settings.out, settings.lower)
         learnt, grown, apart = parts(trusted(classifier, cases), settings)
         rng = random.Random(settings.seed)
-        near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
+        near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 6_000)
         encoder.save()
         half = len(general) // 2
         return cls(

@@ -19,6 +19,7 @@ from typing import Any
 
 from relation_bank import Relation, bank
 from scope_data import Case, Data, Query, chance, counterfacts, make
+from worn import worn
 
 from memedit.subjects import content
 from memedit.training.cases import IN_SCOPE
@@ -231,9 +232,7 @@ def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterato
     for relation in bank(data):
         by_number[relation.number].append(relation)
     world = World.of(data, rng)
-    written = {
-        row["of"]: row for row in map(json.loads, FORMS.read_text(encoding="utf-8").splitlines()) if row
-    }
+    written = forms_written()
     for case in cases:
         subject = case.edit.subject or case.about
         known = [r for r in by_number.get(case.relation, ()) if case.relation and r.asks]
@@ -251,13 +250,22 @@ def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterato
         yield replace(case, queries=tuple(dict.fromkeys((*case.queries, *more)))) if more else case
 
 
-def _written(row: dict[str, Any], subject: str, target: str, rng: random.Random) -> Iterator[Query]:
-    for form in rng.sample(row["asks"], min(3, len(row["asks"]))):
+def forms_written() -> dict[int, dict[str, list[str]]]:
+    """What FORMS holds of each form, by the form's hash: "asks", "claims", "not"."""
+    out: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in map(json.loads, FORMS.read_text(encoding="utf-8").splitlines()):
+        for kind in ("asks", "claims", "not"):
+            out[row["of"]][kind] += row.get(kind, ())
+    return out
+
+
+def _written(row: dict[str, list[str]], subject: str, target: str, rng: random.Random) -> Iterator[Query]:
+    for form in rng.sample(row["asks"], min(4, len(row["asks"]))):
         yield Query(form.replace("[X]", subject), "paraphrase")
     if target:
         for form in row["claims"]:
             yield Query(form.replace("[X]", subject).replace("[Y]", target), "claim")
-    for form in row["not"]:
+    for form in rng.sample(row["not"], min(3, len(row["not"]))):
         yield Query(form.replace("[X]", subject), "same_subject")
 
 
@@ -397,40 +405,3 @@ def _renamed(case: Case, cases: Sequence[Case]) -> Case:
 def _alike(a: str, b: str) -> bool:
     one, two = content(a), content(b)
     return len(one & two) > 0.34 * min(len(one), len(two))
-
-
-def worn(text: str, rng: random.Random, cases: Sequence[Case] = ()) -> str:
-    ways = ["lower", "lower", "slip", "ask", "bare"] + (["sentence"] if cases else [])
-    way = rng.choice(ways)
-    if way == "lower":
-        return text.lower()
-    if way == "bare":
-        return text.rstrip("?. ").lower()
-    if way == "slip":
-        return slip(text, rng)
-    if way == "sentence":
-        return f"{rng.choice(cases).edit.statement} {text}"
-    before, after = rng.choice(
-        [
-            ("Q: ", " A:"),
-            ("Tell me: ", ""),
-            ("Please answer: ", ""),
-            ("Question: ", " Answer:"),
-            ("hey, ", ""),
-            ("", " Thanks!"),
-        ]
-    )
-    return before + text + after
-
-
-def slip(text: str, rng: random.Random) -> str:
-    """One slip of the keyboard in one longer word."""
-    places = [m.span() for m in re.finditer(r"[^\W\d_]{5,}", text)]
-    if not places:
-        return text
-    start, end = rng.choice(places)
-    at = rng.randint(start + 1, end - 2)
-    swapped = text[at + 1] + text[at]
-    return rng.choice(
-        [text[:at] + text[at + 1 :], text[:at] + swapped + text[at + 2 :], text[:at] + text[at] + text[at:]]
-    )
