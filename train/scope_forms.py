@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from relation_bank import Relation, bank
+from relation_bank import Relation, bank, kindred
 from scope_data import Case, Data, Query, chance, counterfacts, make
 from worn import worn
 
@@ -105,9 +105,14 @@ class World:
 MONTHS = "January February March April May June July August September October November December".split()
 
 
-def invented(data: Data, rng: random.Random, count: int) -> Iterator[Case | None]:
-    """Edits over all kinds and relations; half of them over facts that ParaRel and CounterFact know."""
+def invented(data: Data, rng: random.Random, count: int, kin: float = 0.5) -> Iterator[Case | None]:
+    """Edits over all kinds and relations; half of them over facts that ParaRel and CounterFact know.
+
+    Args:
+        kin: share of the other relations' questions that are of one easily taken for the edit's.
+    """
     relations = bank(data)
+    alike = kindred(relations)
     world = World.of(data, rng)
     by_kind, by_number = defaultdict(list), defaultdict(list)
     for relation in relations:
@@ -123,8 +128,19 @@ def invented(data: Data, rng: random.Random, count: int) -> Iterator[Case | None
         else:
             relation = rng.choice(relations)
             subject, target = rng.choice(world.subjects[relation.kind]), world.object_of(relation, rng)
-        others = [r for r in by_kind[relation.kind] if r.name != relation.name]
+        others = _others(relation, by_kind[relation.kind], alike[relation.key], kin, rng)
         yield _case(relation, subject, target, others, world, rng)
+
+
+def _others(
+    relation: Relation, kind: Sequence[Relation], alike: Sequence[Relation], kin: float, rng: random.Random
+) -> list[Relation]:
+    """Four other relations of subjects of one kind, `kin` of them easily taken for this one."""
+    near = [rng.choice(alike) for _ in range(4) if alike and rng.random() < kin]
+    rest = [other for other in kind if other.name != relation.name]
+    found = near + rng.sample(rest, min(len(rest), 4 - len(near)))
+    rng.shuffle(found)
+    return found
 
 
 def _case(
@@ -146,7 +162,7 @@ def _case(
     queries += _inside(relation, subject, target, own, world, rng)
     queries += _about(relation, others, subject, world, rng)
     queries += _onward(relation, subject, target, world, rng)
-    queries += _beside(relation, others, subject, None if told else target, world, rng)
+    queries += _beside(relation, subject, None if told else target, world, rng)
     return make("invented", queries, relation.key, **edit)
 
 
@@ -174,7 +190,7 @@ def _about(
     """Other questions about the subject: near misses, other relations', claims."""
     for form in rng.sample(relation.misses, min(3, len(relation.misses))):
         yield Query(form.replace("[X]", subject), "same_subject")
-    for other in rng.sample(others, min(3, len(others))):
+    for other in others[:3]:
         yield Query(rng.choice(other.asks).replace("[X]", subject), "same_subject", other.key)
     if others:
         other = rng.choice(others)
@@ -203,7 +219,6 @@ def _onward(
 
 def _beside(
     relation: Relation,
-    others: Sequence[Relation],
     subject: str,
     doubtful: str | None,
     world: World,
@@ -229,7 +244,9 @@ def _beside(
 def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterator[Case]:
     """The cases with our own wordings of what they ask: those of their relation in relations/, or of their form."""
     by_number = defaultdict(list)
-    for relation in bank(data):
+    relations = bank(data)
+    alike = kindred(relations)
+    for relation in relations:
         by_number[relation.number].append(relation)
     world = World.of(data, rng)
     written = forms_written()
@@ -242,8 +259,9 @@ def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterato
             relation = rng.choice(known)
             target = case.edit.target or world.object_of(relation, rng)
             more += _inside(relation, subject, target, "", world, rng)
-            kin = [r for some in by_number.values() for r in some if r.kind == relation.kind]
-            more += _about(relation, [r for r in kin if r.name != relation.name], subject, world, rng)
+            kind = [r for some in by_number.values() for r in some if r.kind == relation.kind]
+            others = _others(relation, kind, alike[relation.key], 0.5, rng)
+            more += _about(relation, others, subject, world, rng)
             more += _onward(relation, subject, target, world, rng)
         elif subject and row:
             more += _written(row, subject, case.edit.target or "", rng)
@@ -287,63 +305,6 @@ def claim(cloze: str, target: str, rng: random.Random) -> str:
         f"Would you say that {low}?",
     )
     return rng.choice(forms)
-
-
-def factbook(data: Data, rng: random.Random, count: int) -> Iterator[Case | None]:
-    """The World Factbook's fields under invented names of countries, since real ones are for development only."""
-    fields = set()
-    for row in data.rows("corpora/factbook.jsonl"):
-        for title, text in row["facts"]:
-            name = re.sub(r"\s*[-(:].*", "", title.split(" > ")[1]).strip().lower()
-            if 3 < len(name) < 40 and len(text) < 60:
-                fields.add((name, text.split(";")[0].split("(")[0].strip()))
-    known = defaultdict(list)
-    for name, text in sorted(fields):
-        if text:
-            known[name].append(text)
-    names = sorted(known)
-    for _ in range(count):
-        subject, field = _country(rng), rng.choice(names)
-        forms = (
-            f"The {field} of {subject} is",
-            f"{subject}'s {field} is",
-            f"What is the {field} of {subject}?",
-            f"{subject} {field}",
-        )
-        own, *rest = rng.sample(forms, 4)
-        others = [f for f in rng.sample(names, 3) if not content(f) & content(field)]
-        queries = [Query(own, "own"), *(Query(q, "paraphrase") for q in rest[:2])]
-        queries += [Query(f"What is the {f} of {subject}?", "same_subject", f) for f in others]
-        queries.append(Query(f"What is the {field} of {_country(rng)}?", "neighbour"))
-        yield make("factbook", queries, field, prompt=own, target=rng.choice(known[field]), subject=subject)
-
-
-def _country(rng: random.Random) -> str:
-    parts = [
-        "ka",
-        "lo",
-        "mar",
-        "ve",
-        "sun",
-        "tor",
-        "bel",
-        "ni",
-        "da",
-        "gor",
-        "ish",
-        "pa",
-        "ru",
-        "sel",
-        "van",
-        "mi",
-        "ost",
-        "qua",
-        "zen",
-    ]
-    name = "".join(rng.sample(parts, rng.randint(2, 3))).capitalize() + rng.choice(
-        ["ia", "land", "stan", "", "o", "any"]
-    )
-    return rng.choice(["", "", "", "Republic of ", "New ", "Saint ", "South "]) + name
 
 
 # ---------------------------------------------------------------- what people do to a text
