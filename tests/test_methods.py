@@ -54,6 +54,8 @@ QUICK = {
 
 
 def made(name, **settings):
+    if name == "lora":
+        pytest.importorskip("peft", reason="lora is trained by peft, an optional package")
     given = {**HANDED.get(method_info(name).handed, {}), **QUICK.get(name, {}), **settings}
     return load_method(name, **given)
 

@@ -4,7 +4,7 @@ edits.py     add-fact, erase-fact, update
 takeback.py  forget, undo, log
 prepare.py   prepare
 resolve.py   conflicts
-transfer.py  import, export
+transfer.py  import, export (adapters.py: as PEFT adapters)
 look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 chat.py      chat
