@@ -48,6 +48,7 @@ QUICK = {
     "ft-m": {"steps": 3},
     "ft-l": {"steps": 3},
     "lora": {"steps": 3},
+    "ultraedit": {"warm": 6},
     # Tiny models' keys are short: within the radius for the shipped base, any activation would be replaced.
     "grace": {"steps": 12, "radius": 0.1},
 }

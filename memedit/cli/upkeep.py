@@ -1,4 +1,4 @@
-"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval."""
+"""Commands around a memory and the models: doctor, rebuild, methods, eval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from memedit.cli._group import (
     settings_option,
     write_text,
 )
-from memedit.errors import MemeditError, unknown
+from memedit.errors import MemeditError
 from memedit.methods import METHODS, method_info
 
 
@@ -122,73 +122,6 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
         print_json({"memory": memory, "edits": total, "reencoded": reencode})
         return
     click.echo(f"rebuilt the index of {memory}: {counted(total, 'live edit')}")
-
-
-@click.command()
-@click.argument("name", metavar="NAME")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Write the entries to a file.",
-)
-@click.option(
-    "--data", metavar="FILE", help="For methods: facts that the base knows (prompt, target, old, ...)."
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=60, show_default=True, help="For methods: so many facts."
-)
-@click.option(
-    "--method", "only", metavar="A,B", help="For methods: these alone.  [default: all that need nothing more]"
-)
-@settings_option
-@model_options
-def bench(
-    name: str, json_file: str | None, data: str | None, limit: int, only: str | None, settings: dict[str, Any],
-    model: str, device: str | None, dtype: str | None,
-) -> None:  # fmt: skip
-    """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
-
-    \b
-    NAME is import, add, route, generate, open, chat, mixed-batch, or all of these; or methods, or gpu.
-    Examples:
-      memedit bench all --json bench.json
-      memedit bench methods --data known.jsonl --limit 60 --method rome,ft-m
-      memedit bench gpu --json gpu.json
-    """
-    from memedit.bench import ALONE, BENCHES, machine, run
-
-    if name != "all" and name not in BENCHES:
-        raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
-    check_output(json_file)
-    chosen = [one.strip() for one in only.split(",") if one.strip()] if only else []
-    with progress(f"bench {name}") as bar:
-        entries = run(
-            [n for n in BENCHES if n not in ALONE] if name == "all" else [name],
-            model=model,
-            device=device,
-            dtype=dtype,
-            progress=bar,
-            **(
-                {"data": data, "limit": limit, "only": chosen, "settings": settings}
-                if name == "methods"
-                else {}
-            ),
-        )
-    if json_file:
-        write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
-    rows = [
-        [
-            e["claim"],
-            f"{e['value']:.4g} {e['unit']}",
-            e["limit"],
-            {True: "yes", False: "NO", None: ""}[e["met"]],
-            e["detail"],
-        ]
-        for e in entries
-    ]
-    print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
 
 
 @click.group("eval", invoke_without_command=True)

@@ -116,6 +116,10 @@ def plain(
     """Train LoRA's factors in a twin of the base: the loss reached, and the steps taken."""
     make = library().LoraConfig
     injected(student, make, names, settings, r=settings.rank)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for name in names:  # the paper's Gaussian; `peft` draws evenly from a narrower range
+        a = student.model.get_submodule(name).lora_A[ADAPTER].weight
+        a.copy_(torch.randn(a.shape, generator=generator) * a.shape[1] ** -0.5)
     return trained(student, edit, asked, {}, _parts(student), settings, name=LoRA.name)
 
 

@@ -80,6 +80,7 @@ class PatchMethod(EditMethod):
 
     Attributes:
         kept: where patches are kept. progress: called with (done, total) by what takes long (a covariance).
+        sequel: what earlier edits left for later ones, where edits are merged one after another; None: each is alone.
 
     Raises:
         TypeError: a setting that the method does not have. MethodError: one of the wrong type.
@@ -96,6 +97,7 @@ class PatchMethod(EditMethod):
         self.given = dict(settings)
         self.kept: Kept = InProcess()
         self.progress: Progress | None = None
+        self.sequel: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.given.items())})"
