@@ -24,7 +24,7 @@ from memedit.methods.patched import Solved
 
 FACT = Edit(prompt="The capital of France is", target="Lyon", subject="France")
 OTHER = Edit(prompt="The capital of Peru is", target="Cusco", subject="Peru")
-SEARCH = {"steps": 4, "prefixes": [[2, 3]]}
+SEARCH = {"steps": 12, "lr": 0.3, "prefixes": [[2, 3]]}
 QUICK = {
     "rome": SEARCH,
     "memit": SEARCH,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,6 +30,11 @@ from memedit.cli._group import (
 )
 from memedit.errors import MemeditError
 from memedit.methods import METHODS, method_info
+
+if TYPE_CHECKING:
+    from memedit.data import Case
+    from memedit.lm import HFModel
+    from memedit.memory import EditMemory
 
 
 @click.command()
@@ -144,6 +150,11 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--memory", metavar="DIR", help="Keep the memory there.  [default: a temporary one]")
 @click.option(
+    "--merged",
+    is_flag=True,
+    help="Instead of routing: write the edits one after another into a copy's weights, as the literature does.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False),
@@ -157,7 +168,7 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
 def eval_(
     ctx: click.Context, data: str | None, edits: int | None, method: str, settings: dict[str, Any],
     unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
-    json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
+    merged: bool, json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
     scope: str | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
@@ -168,6 +179,7 @@ def eval_(
     Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
       memedit eval --data counterfact-val.json --edits 200 --method ice,ike --set ike.k=8
+      memedit eval --data known.jsonl --edits 100 --method rome,ft-m --merged
       memedit eval scope --data ../shared/data --limit 100
     """
     if ctx.invoked_subcommand is not None:
@@ -179,37 +191,28 @@ def eval_(
         method_info(name)
     check_output(json_file)
     from memedit.data import read_cases, read_prompts
-    from memedit.edited import EditedModel
-    from memedit.evaluate import as_rows, ask_all, summarise
     from memedit.lm import HFModel
 
     cases = read_cases(data, limit=edits)
     general = read_prompts(unrelated) if unrelated else []
-    with ExitStack() as stack:
-        folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
-        m = stack.enter_context(opened(folder, **deciding(scope, device)))
-        if memory and len(m):
-            raise MemeditError(
-                f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
-            )
-        base = HFModel.from_pretrained(model, device=device, dtype=dtype)
-        with progress("encoding") as bar:
-            added = iter(m.add([edit for c in cases for edit in c.edits], progress=bar).ids)
-        ids = [[next(added) for _ in c.edits] for c in cases]
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        answers: list[dict[str, Any]] = []
-        scores: list[dict[str, Any]] = []
-        for name in names:
-            edited = EditedModel.from_pretrained(
-                base, memory=m, method=name, false_fire_rate=false_fire_rate, settings=settings
-            )
-            with progress(f"asking, {name}") as bar:
-                given = ask_all(edited, cases, ids, general, progress=bar, **options)
-            answers += [{"method": name, **row} for row in as_rows(given)]
-            scores += [{"method": name, **row} for row in summarise(given)]
-        live = len(m)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    if merged:
+        if memory:
+            raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
+        answers, scores, live = _merged(cases, names, settings, general, (model, device, dtype), options)
+    else:
+        with ExitStack() as stack:
+            folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
+            m = stack.enter_context(opened(folder, **deciding(scope, device)))
+            if memory and len(m):
+                raise MemeditError(
+                    f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
+                )
+            base = HFModel.from_pretrained(model, device=device, dtype=dtype)
+            answers, scores = _routed(m, base, cases, names, settings, general, false_fire_rate, options)
+            live = len(m)
     setting = {
-        "model": model, "data": data, "edits_in_memory": live, "mode": "all edits in memory when scored", "routed": True,
+        "model": model, "data": data, "edits_in_memory": live, "mode": "all edits made when scored", "routed": not merged,
         "method": ",".join(names), "settings": settings, "decoding": f"greedy, {max_new_tokens} new tokens",
         "unrelated": unrelated,
     }  # fmt: skip
@@ -218,8 +221,66 @@ def eval_(
             {"setting": setting, "scores": scores, "answers": answers}, ensure_ascii=False, indent=1
         )
         write_text(json_file, text + "\n")
-    title = f"{data}: {live:,} edits in memory at scoring, {setting['method']}, routed, {setting['decoding']}, model {model}"
+    how = "merged into the weights" if merged else "in memory at scoring, routed"
+    title = f"{data}: {live:,} edits {how}, {setting['method']}, {setting['decoding']}, model {model}"
     _show_scores(title, scores)
+
+
+Scored = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # single answers, scores
+
+
+def _routed(
+    memory: EditMemory, base: HFModel, cases: Sequence[Case], names: Sequence[str], settings: dict[str, Any],
+    general: Sequence[str], false_fire_rate: float | None, options: dict[str, Any],
+) -> Scored:  # fmt: skip
+    """All edits in one memory, every query through the router."""
+    from memedit.edited import EditedModel
+    from memedit.evaluate import as_rows, ask_all, summarise
+
+    with progress("encoding") as bar:
+        added = iter(memory.add([edit for c in cases for edit in c.edits], progress=bar).ids)
+    ids = [[next(added) for _ in c.edits] for c in cases]
+    answers: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    for name in names:
+        edited = EditedModel.from_pretrained(
+            base, memory=memory, method=name, false_fire_rate=false_fire_rate, settings=settings
+        )
+        with progress(f"asking, {name}") as bar:
+            given = ask_all(edited, cases, ids, general, progress=bar, **options)
+        answers += [{"method": name, **row} for row in as_rows(given)]
+        scores += [{"method": name, **row} for row in summarise(given)]
+    return answers, scores
+
+
+def _merged(
+    cases: Sequence[Case], names: Sequence[str], settings: dict[str, Any], general: Sequence[str],
+    model: tuple[str, str | None, str | None], options: dict[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:  # fmt: skip
+    """All edits one after another in the weights of a copy, by each method; and how many there are."""
+    from memedit.evaluate import as_rows, ask_merged, summarise
+    from memedit.lm import HFModel
+    from memedit.merging import Merged
+    from memedit.methods import load_method
+
+    base = HFModel.from_pretrained(model[0], device=model[1], dtype=model[2])
+    answers: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    edits = [edit for c in cases for edit in c.edits]
+    for name in names:
+        copy = Merged(base, load_method(name, **settings.get(name, {})))
+        with progress(f"merging, {name}") as bar:
+            for i, edit in enumerate(edits):
+                try:
+                    copy.add(edit)
+                except MemeditError as error:  # as happens once a model has collapsed: the others count
+                    click.echo(f"{name}: {error}", err=True)
+                bar(i + 1, len(edits))
+        with progress(f"asking, {name}") as bar:
+            given = ask_merged(copy.lm, base, cases, general, progress=bar, **options)
+        answers += [{"method": name, **row} for row in as_rows(given)]
+        scores += [{"method": name, **row} for row in summarise(given)]
+    return answers, scores, len(edits)
 
 
 def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:
