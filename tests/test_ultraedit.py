@@ -66,7 +66,7 @@ def test_the_gradient_is_that_of_the_loss():
     (_, g) = features(base, [FACT], [name])[name]
     target = base.target_ids(FACT.prompt, "Lyon")
     ids = torch.tensor([[*base.tokenizer(FACT.prompt)["input_ids"], *target]])
-    first, size = ids.shape[1] - len(target) - 1, 1e-5
+    first, size = ids.shape[1] - len(target) - 1, 1e-2
 
     def loss(shift):
         def hook(module, args, output):
@@ -81,8 +81,8 @@ def test_the_gradient_is_that_of_the_loss():
         said = torch.log_softmax(logits, -1)[torch.arange(len(target)), torch.tensor(target)]
         return -float(said.mean())
 
-    fallen = loss(-size * g) - loss(torch.zeros_like(g))
-    assert fallen == pytest.approx(-size * float(g.square().sum()), rel=1e-2)
+    slope = (loss(size * g) - loss(-size * g)) / (2 * size)
+    assert slope == pytest.approx(float(g.square().sum()), rel=1e-3)
 
 
 def test_statistics_are_warmed_once_on_unrelated_edits_and_kept(monkeypatch, tmp_path):

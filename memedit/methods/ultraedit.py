@@ -69,7 +69,9 @@ class UltraEdit(PatchMethod):
 
     name = "ultraedit"
     Settings = UltraEditSettings
-    small: ClassVar[dict[str, Any]] = {}
+    # A small model's keys are few, so that |h'|^2 is small, and it says what it knows in its upper half: its last four layers
+    # leave neighbours alone where lower ones don't (77 % against 27 % unchanged, at the same edit success).
+    small: ClassVar[dict[str, Any]] = {"depth": 0.99, "span": 4, "lr": 2e-3}
 
     def solve(self, base: HFModel, edit: Edit, settings: UltraEditSettings) -> Solved:
         """D of the module's equation, in every module."""
