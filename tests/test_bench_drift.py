@@ -1,4 +1,4 @@
-"""`memedit bench drift` and `memedit eval --merged` on a small model: points, resuming, table, figure."""
+"""`memedit bench drift` and `memedit eval --merged` on the shipped base: points, resuming, table, figure."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from conftest import tiny_model, tiny_tokenizer
 
 from memedit.bench.drift import Point, Store
 from memedit.bench.drift_figure import table, write_figures
 from memedit.cli import main
 from memedit.errors import DataError
-from memedit.lm import HFModel
-from memedit.metrics import normalise
 
-PLACES = ("France", "Peru", "Chad", "Oman", "Cuba", "Mali", "Iran", "Togo")
+PLACES = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Peru": "Lima", "Egypt": "Cairo",
+    "Cuba": "Havana", "Russia": "Moscow",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
-    """A small model as a folder, and facts that it "knows": what it says anyway is called the old answer."""
+    """Facts of which the shipped base knows at least four."""
     folder = tmp_path_factory.mktemp("drift")
-    tiny_model("llama").save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    base = HFModel.from_pretrained(str(folder / "model"))
-    prompts = [f"The capital of {place} is" for place in PLACES]
-    said = base.generate(prompts, max_new_tokens=12, do_sample=False)
     rows = [
-        {"prompt": p, "target": "Lyon", "old": text, "subject": place, "locality": ["Two and two", "So is"]}
-        for p, text, place in zip(prompts, said, PLACES, strict=True)
-        if normalise(text)
+        {
+            "prompt": f"The capital of {place} is",
+            "target": "Lyon",
+            "old": old,
+            "subject": place,
+            "locality": ["Two and two are"],
+        }
+        for place, old in PLACES.items()
     ]
-    assert len(rows) >= 4
     (folder / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -42,8 +41,6 @@ def run(known, output, *args, code=0):
     args = [
         "--data",
         str(known / "known.jsonl"),
-        "--model",
-        str(known / "model"),
         "--output",
         str(output),
         *small,
@@ -137,8 +134,6 @@ def test_eval_merged_scores_a_model_with_the_edits_in_its_weights(known, tmp_pat
         str(known / "known.jsonl"),
         "--edits",
         "2",
-        "--model",
-        str(known / "model"),
         "--method",
         "ft-m",
         "--merged",
