@@ -46,11 +46,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UltraEditSettings:
-    """The paper's, as far as it names them, for models of seven billion parameters.
+    """For models of seven billion parameters, where the authors take eta = 1e-6 and lambda = 1.
+
+    They name modules for each model (in Llama 3 8B gates of layers 11 to 15 and up projections of 18 to 24). Here it is
+    output projections, whose outputs a gradient reaches with no gate between, in the layers that end where theirs do.
 
     Attributes:
-        layer: the last one to change, from 0; None takes the one at `depth` (24 of 32 in Llama 3 8B). span: how many are
-            changed, that one included. lr: eta. l2: lambda.
+        layer: the last one to change, from 0; None takes the one at `depth`. span: how many are changed, that one
+            included. lr: eta. l2: lambda.
         warm: how many unrelated edits the statistics are warmed on. facts: a file of them, JSON lines with prompt and
             target; None takes the one that ships.
     """
@@ -69,8 +72,8 @@ class UltraEdit(PatchMethod):
 
     name = "ultraedit"
     Settings = UltraEditSettings
-    # A small model's keys are few, so that |h'|^2 is small, and it says what it knows in its upper half: its last four layers
-    # leave neighbours alone where lower ones don't (77 % against 27 % unchanged, at the same edit success).
+    # A small model's keys are narrow, so that |h'|^2 is small. At one edit success (80 % of ten facts) its last four layers
+    # left 77 % of neighbouring answers alone, layers 0 to 6 27 %; at a rate of 2e-3 es is 95 and gen 100 of twenty others.
     small: ClassVar[dict[str, Any]] = {"depth": 0.99, "span": 4, "lr": 2e-3}
 
     def solve(self, base: HFModel, edit: Edit, settings: UltraEditSettings) -> Solved:
