@@ -220,7 +220,7 @@ def test_export_and_import_as_commands(run, tmp_path):
 def test_what_does_not_go_together_is_said(run):
     assert "go with --format peft" in run("export", "x.jsonl", "--edit", "1", code=2)
     assert "name it by --edit" in run("import", "model", "--format", "peft", code=2)
-    assert "is a folder; name a file" in run("import", "model", code=1)
+    assert "is a directory; name a file" in run("import", "model", code=2)
     assert "holds no adapter_config.json" in run(
         "import", "model", "--format", "peft", "--model", "model", "--edit", "1", code=1
     )

@@ -86,12 +86,10 @@ def write_figures(points: Sequence[Point], folder: Path) -> None:
                         alpha=0.9,
                         label=f"{name}, {how}",
                     )
-        _dress(
-            ax,
-            score,
-            label,
-            None if base is None else scale * getattr(base, score, 0.0) if _of_base(score) else None,
+        start = (
+            scale * getattr(base, score) if base is not None and getattr(base, score) is not None else None
         )
+        _dress(ax, score, label, start, sorted({p.edits for p in points if p.method}))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(5, max(1, len(names))), frameon=False
@@ -101,19 +99,22 @@ def write_figures(points: Sequence[Point], folder: Path) -> None:
         figure.savefig(folder / f"drift.{kind}", dpi=150, metadata=about)
 
 
-def _of_base(score: str) -> bool:
-    """Whether the unedited base has such a score."""
-    return score in ("perplexity", "accuracy")
+def _dress(ax: Any, score: str, label: str, base: float | None, counts: Sequence[int]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-
-def _dress(ax: Any, score: str, label: str, base: float | None) -> None:
     ax.set_xscale("log")
+    ax.set_xticks(counts, [f"{n:,}" for n in counts])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("sequential edits")
     ax.set_ylabel(label)
     if score == "perplexity":
         ax.set_yscale("log")
+        low, high = ax.get_ylim()
+        plain = FuncFormatter(lambda value, _: f"{value:,.0f}" if value < 1e5 else f"{value:.0e}")
+        ax.yaxis.set_major_formatter(plain)
+        ax.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     else:
-        ax.set_ylim(-3, 103)
+        ax.set_ylim(-3, 106)
     if base is not None:
         ax.axhline(base, color="0.4", lw=1, ls=":")
         ax.annotate(

@@ -113,7 +113,9 @@ def import_(
         return
     how.refuse()
     if file != "-" and Path(file).is_dir():
-        raise DataError(f"{file} is a folder; name a file, or use --format peft for an adapter's folder")
+        raise click.UsageError(
+            f"{file} is a directory; name a file, or use --format peft for an adapter's folder"
+        )
     if not (conflicts or dry_run):
         raise click.UsageError("--no-conflicts is for --dry-run: an import always looks for conflicts")
     found = _labelled(read(file, limit, format_), tags, source)
@@ -210,6 +212,8 @@ def export(
         export_adapter(file, how, tag, as_json)
         return
     how.refuse()
+    if file != "-" and Path(file).is_dir():
+        raise click.UsageError(f"{file} is a directory; name a file for the edits")
     if as_json and file == "-":
         raise click.UsageError("the edits themselves go to standard output; with --json name a FILE for them")
     check_output(file)

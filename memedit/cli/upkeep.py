@@ -221,8 +221,9 @@ def eval_(
             {"setting": setting, "scores": scores, "answers": answers}, ensure_ascii=False, indent=1
         )
         write_text(json_file, text + "\n")
-    how = "merged into the weights" if merged else "in memory at scoring, routed"
-    title = f"{data}: {live:,} edits {how}, {setting['method']}, {setting['decoding']}, model {model}"
+    made = "merged into the weights" if merged else "in memory at scoring"
+    way = "no router" if merged else "routed"
+    title = f"{data}: {live:,} edits {made}, {setting['method']}, {way}, {setting['decoding']}, model {model}"
     _show_scores(title, scores)
 
 
