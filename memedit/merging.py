@@ -33,7 +33,8 @@ class Merged:
     """A copy of a base with edits in its weights.
 
     Args:
-        base: stays as it is. method: one whose patches are changes of weights.
+        base: stays as it is. method: one whose patches are changes of weights; this one's alone from now on, since it
+            keeps what earlier edits leave for later ones.
 
     Attributes:
         lm: the copy, an LM as any other. edits: how many are in it. changed: the linear modules that were written.

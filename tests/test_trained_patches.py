@@ -198,6 +198,15 @@ def test_adalora_takes_other_families(lm, family):
     assert lora(kind="adalora", steps=4).prepare(lm(family), FACT).modules
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adalora_takes_half_precision_and_its_factors_are_single(dtype):
+    base = HFModel(tiny_model("qwen3").to(dtype), tiny_tokenizer())
+    patch = lora(kind="adalora", steps=4).prepare(base, FACT)
+    assert {t.dtype for effect in patch.modules.values() for t in effect.tensors().values()} == {
+        torch.float32
+    }
+
+
 @pytest.mark.parametrize("kind", ["lora", "adalora"])
 def test_training_in_a_twin_leaves_the_base_its_own_modules(kind, monkeypatch):
     base = HFModel(tiny_model("llama"), tiny_tokenizer())
