@@ -15,7 +15,7 @@ LAYERS = [
     {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},
-    {"demonstrations", "kept"},
+    {"demonstrations", "kept", "merging", "drift"},
     {"router"},
     {"asked", "explanation"},
     {"knowing"},

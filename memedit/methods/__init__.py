@@ -145,6 +145,15 @@ METHODS: dict[str, MethodInfo] = {
             patch="a rank-one term of the output projection of several MLPs",
             summary="as memit, kept out of the directions that other keys use",
         ),
+        MethodInfo(
+            "ultraedit",
+            "memedit.methods.ultraedit:UltraEdit",
+            family="intrinsic",
+            paper="arXiv 2505.14679",
+            needs=("prompt", "target"),
+            patch="low-rank terms of the output projection of several MLPs",
+            summary="one step in closed form, from keys and gradients measured by those of earlier edits",
+        ),
     )
 }
 
