@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -122,7 +121,9 @@ def test_layer_scale_and_editor_count(lm, folder):
 
 
 def test_a_base_without_an_editor_is_told_how_to_get_one(lm, folder, tmp_path):
-    with pytest.raises(ModelError, match=r"other weights.*python -m train.mend --base DIR --out DIR.*mend.editor=DIR"):
+    with pytest.raises(
+        ModelError, match=r"other weights.*python -m train.mend --base DIR --out DIR.*mend.editor=DIR"
+    ):
         load_method("mend", editor=str(folder)).prepare(lm("gpt2"), FACT)
     changed = HFModel(tiny_model("llama"), tiny_tokenizer())
     with torch.no_grad():
@@ -152,7 +153,7 @@ def test_a_damaged_editor_is_refused_in_one_sentence(lm, folder, damage):
     else:
         about = json.loads((folder / "editor.json").read_text())
         (folder / "editor.json").write_text(json.dumps({**about, "format": 9}))
-    with pytest.raises(ModelError, match="can't be read|has format 9") as caught:
+    with pytest.raises(ModelError, match=r"can't be read|has format 9") as caught:
         load_method("mend", editor=str(folder)).prepare(lm("llama"), FACT)
     assert "\n" not in str(caught.value)
 

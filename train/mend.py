@@ -3,15 +3,14 @@
     python -m train.mend --base DIR --out DIR        # about half an hour on one core for the shipped base; resumes after a kill
     python -m train.mend --edits dev.jsonl           # facts kept apart, for `memedit bench methods`: to choose settings by
 
-What a step reads is a pure function of (seed, step): a killed run goes on with the same edits, to the same result. The equations
-are in memedit/methods/_hypernetwork.py; each edit's loss is c_e (-log P(target | wordings)) + KL on texts that must stay.
+What a step reads is a pure function of (seed, step): a killed run goes on with the same edits, to the same result. The
+equations are in memedit/methods/_hypernetwork.py; the loss is c_e (-log P(target | wordings)) + KL on texts that must stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import random
@@ -176,14 +175,18 @@ class Job:
             texts += [(prompt, e.target) for prompt in e.asked]
             texts += [(text.prompt, text.answer) for text in e.stay]
         batch = batch_of(self.base, texts)
-        fresh = (torch.arange(len(texts)) % (asked + stay) < asked).to(batch.ids.device)  # rows with the target
+        fresh = (torch.arange(len(texts)) % (asked + stay) < asked).to(
+            batch.ids.device
+        )  # rows with the target
         new, same = (Batch(batch.ids[some], batch.mask[some], batch.gold[some]) for some in (fresh, ~fresh))
         with torch.no_grad():
             before = logits_of(self.base, same)
         logits = self.edited(found, batch)
         of_new = fresh[batch.gold.nonzero(as_tuple=True)[0]]
         said, kept = logits[of_new], logits[~of_new]
-        apart = F.kl_div(F.log_softmax(kept, -1), F.log_softmax(before, -1), log_target=True, reduction="none")
+        apart = F.kl_div(
+            F.log_softmax(kept, -1), F.log_softmax(before, -1), log_target=True, reduction="none"
+        )
         with torch.no_grad():
             right = by_row((said.argmax(-1) == new.next[new.gold]).float(), new).view(-1, asked) == 1
             unchanged = by_row((kept.argmax(-1) == before.argmax(-1)).float(), same) == 1
@@ -262,9 +265,7 @@ class Trainer:
         for name, p in editor.named_parameters():
             for key, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"{key}:{name}"] = value.detach().cpu().clone()
-        checkpoint.write(
-            run / "checkpoint", tensors, {"step": self.step, "log": self.log, "source": source}
-        )
+        checkpoint.write(run / "checkpoint", tensors, {"step": self.step, "log": self.log, "source": source})
         self.export(run / "export")
 
     def resume(self, run: Path, source: dict[str, Any]) -> bool:
@@ -296,7 +297,9 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """The editor's folder, whole or not at all."""
-        shown = {k: v for k, v in dataclasses.asdict(self.s).items() if k not in ("data", "run", "out", "base")}
+        shown = {
+            k: v for k, v in dataclasses.asdict(self.s).items() if k not in ("data", "run", "out", "base")
+        }
         more = {"steps": self.step, "settings": shown, "log": self.log[-1] if self.log else {}}
         checkpoint.placed(folder, lambda part: self.job.editor.save(part, more))
 
@@ -349,7 +352,9 @@ def train(s: Settings) -> Path:
         done = trainer.step == s.steps
         if probes and (trainer.step % s.probe_every == 0 or done):
             scores = trainer.probe(probes)
-            trainer.log.append({"step": trainer.step, **scores, **{k: v for k, v in mean.items() if "loss" in k}})
+            trainer.log.append(
+                {"step": trainer.step, **scores, **{k: v for k, v in mean.items() if "loss" in k}}
+            )
             bar.write(f"{trainer.step}: " + "  ".join(f"{name} {v:.3f}" for name, v in scores.items()))
         if trainer.step % s.save_every == 0 or done:
             trainer.save(run, source)
@@ -370,7 +375,9 @@ def main(arguments: list[str] | None = None) -> None:
     for f in dataclasses.fields(Settings):
         name = "--a-step" if f.name == "edits" else f"--{f.name.replace('_', '-')}"
         parser.add_argument(name, dest=f.name, type=type(f.default), default=f.default)
-    parser.add_argument("--edits", dest="file", metavar="FILE", help="write facts kept apart there, and train nothing")
+    parser.add_argument(
+        "--edits", dest="file", metavar="FILE", help="write facts kept apart there, and train nothing"
+    )
     given = vars(parser.parse_args(arguments))
     file = given.pop("file")
     s = Settings(**given)

@@ -18,7 +18,6 @@ from typing import Any
 from base_data import Fact, Knowledge, wikipedia
 from counterfactual_bank import order
 from counterfactual_data import Part, part_of
-
 from scope_data import Data
 
 NEIGHBOURS = 5

@@ -111,7 +111,13 @@ class Editor(nn.Module):
         kept = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
         small = {n: t.to(torch.bfloat16) if n.startswith("networks.") else t for n, t in kept.items()}
         save_file({name: tensor.contiguous() for name, tensor in small.items()}, folder / WEIGHTS)
-        about = {"format": FORMAT, "base": self.base, "rank": self.rank, "modules": self.shapes, **(more or {})}
+        about = {
+            "format": FORMAT,
+            "base": self.base,
+            "rank": self.rank,
+            "modules": self.shapes,
+            **(more or {}),
+        }
         (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
@@ -131,7 +137,9 @@ class Editor(nn.Module):
         try:
             about = json.loads((folder / CONFIG).read_text())
             if about["format"] != FORMAT:
-                raise ModelError(f"the MEND editor in {folder} has format {about['format']!r}; this memedit reads {FORMAT}")
+                raise ModelError(
+                    f"the MEND editor in {folder} has format {about['format']!r}; this memedit reads {FORMAT}"
+                )
             shapes = {name: (int(high), int(wide)) for name, (high, wide) in about["modules"].items()}
             editor = cls(shapes, int(about["rank"]), str(about["base"]))
             state = load_file(folder / WEIGHTS)

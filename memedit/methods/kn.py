@@ -9,14 +9,14 @@ output projection), and e(.) (d,) the embedding of an answer's first token:
 
     v_i' = v_i + s_i (- lambda1 e(old) + lambda2 e(new))
 
-s_i is ours, and 1 in the paper: the sign of the neuron's activation at the prompt's last token, since a gated MLP's neurons are
-negative as often as not, and then push what they hold away. The embedding is the head's row, where it is not tied to the input's.
+s_i is ours, and 1 in the paper: the sign of the neuron's activation at the prompt's last token, since a gated MLP's neurons
+are negative as often as not, and then push away what they hold. The embedding is the head's row, tied to the input's or not.
 The prompts are the edit's own, alone and after the base's own beginnings of texts; the paper has written paraphrases.
 
 Patch: `Swapped` on the `mlp_out` of each layer that has such a neuron: columns (n,), values (n, d).
 Needs: prompt and target; the old answer, or what the base would say in its place. Reads weights, activations and gradients;
 quantised layers are refused.
-Relations: `rome` changes what one key maps to, and leaves every neuron's own row alone. Of two edits with one neuron the newer wins.
+Relations: `rome` changes what one key maps to, not a neuron's own row. Of two edits of one neuron the newer wins.
 
 Example:
     >>> load_method("kn", t=0.3)                                                    # doctest: +SKIP
@@ -92,7 +92,9 @@ class KN(PatchMethod):
                 f"no neuron helps the model to say {old!r} after {prompt!r}: give another answer by --old, or use --method rome"
             )
         modules = rewritten(base, edit, old, asked, neurons, settings)
-        return Solved(modules, {"neurons": str(len(neurons)), "p": p, "old": old, "prompts": str(len(prompts))})
+        return Solved(
+            modules, {"neurons": str(len(neurons)), "p": p, "old": old, "prompts": str(len(prompts))}
+        )
 
 
 def refined(
@@ -136,7 +138,9 @@ def _said(base: HFModel, asked: Asked) -> str:
     with torch.no_grad():
         logits = asked.forward(base)[0, asked.ends[0]].float()
     if not bool(torch.isfinite(logits).all()):
-        raise MethodError("the model gave no number after the prompt: load it in float32, or mend its weights")
+        raise MethodError(
+            "the model gave no number after the prompt: load it in float32, or mend its weights"
+        )
     best = (str(base.tokenizer.decode([int(i)])).strip() for i in logits.topk(min(50, len(logits))).indices)
     said = next((text for text in best if text and text.isprintable()), "")
     if not said:

@@ -7,8 +7,8 @@ was trained beforehand, for this base, maps each pair to another (see _hypernetw
 
     (u~_i, delta~_i) = g(u_i, delta_i),      W~ = W - scale * alpha sum_i delta~_i u~_i^T
 
-g and the rates alpha are trained on  c_e (-log P(target | another wording; W~)) + KL(P(. | other text; W) || P(. | other text; W~)).
-An edit costs one pass forward and one back.
+g and the rates alpha are trained on  c_e L_e + L_loc,  with L_e = -log P(target | the prompt or another wording; W~) and
+L_loc = KL(P(. | another text; W) || P(. | another text; W~)). An edit costs one pass forward and one back.
 
 Patch: up = -scale * alpha delta~^T (out, n), down = u~ (n, in) on each matrix that the editor knows, of a rank of at most n,
 the tokens that have a gradient (all but the target's last; in the last layer those from which the target is said).
@@ -33,8 +33,8 @@ import torch
 from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.layout import Layout
-from memedit.loading import PRETRAINED
 from memedit.lm import shortened
+from memedit.loading import PRETRAINED
 from memedit.methods._effects import LowRank
 from memedit.methods._hypernetwork import CONFIG, WEIGHTS, Editor, Factors, gradient_factors, weights_digest
 from memedit.methods._locate import ask

@@ -79,7 +79,8 @@ class TPatcher(PatchMethod):
 
     name = "t-patcher"
     Settings = TPatcherSettings
-    small: ClassVar[dict[str, Any]] = {}
+    # A small model's queries are told apart by fewer; and an edit must take seconds on two cores.
+    small: ClassVar[dict[str, Any]] = {"memory": 4000, "top": 100, "steps": 200}
 
     def solve(self, base: HFModel, edit: Edit, settings: TPatcherSettings) -> Solved:
         """The edit's neurons; see the module's equations."""
@@ -119,7 +120,8 @@ class TPatcher(PatchMethod):
         name = torch.tensor(list(source.encode()), dtype=torch.uint8)
         kept = [t.detach().float().cpu() for t in (keys, bias, values)]
         return Solved(
-            {module: Neurons(*kept, name)}, {"module": module, "loss": reached, "steps": steps, "neurons": str(n)}
+            {module: Neurons(*kept, name)},
+            {"module": module, "loss": reached, "steps": steps, "neurons": str(n)},
         )
 
 
