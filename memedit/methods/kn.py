@@ -125,7 +125,7 @@ def rewritten(
     held = seen(base, asked, list(names.values()))
     out: dict[str, Effect] = {}
     for layer, name in sorted(names.items()):
-        columns = torch.tensor([n.index for n in neurons if n.layer == layer])
+        columns = torch.tensor([n.number for n in neurons if n.layer == layer])
         active = held[name][0][0, int(asked.ends[0])].float().cpu()[columns]
         sign = torch.where(active < 0, -1.0, 1.0)
         rows = layout.weight(base.model, name).detach().float().cpu()[:, columns].T
