@@ -55,13 +55,14 @@ class Sources:
         self.knowledge = k = Knowledge(folder, facts_file)
         left_out = set(data.split["held_out_relations"])
         self.scored = {r: p for r, p in k.held_out.items() if r not in left_out}
-        self.apart, self.forms = {}, {}
-        for relation, patterns in k.trained.items():
-            if relation not in left_out and patterns:
-                ordered = sorted(patterns, key=order)
-                if len(ordered) > 4:
-                    self.apart[relation] = ordered[0]
-                self.forms[relation] = [p for p in patterns if p != self.apart.get(relation)]
+        self.forms: dict[str, list[str]] = {}
+        usable = {r: sorted(patterns, key=order) for r, patterns in k.trained.items() if r not in left_out}
+        self.apart = {relation: patterns[0] for relation, patterns in usable.items() if len(patterns) > 4}
+        taken = {*self.scored.values(), *self.apart.values()}  # relations share some of their wordings
+        for relation in usable:
+            kept = [p for p in k.trained[relation] if p not in taken]
+            if kept:
+                self.forms[relation] = kept
         self.facts: dict[Part, dict[str, list[Fact]]] = {"open": {}, "apart": {}, "scored": {}}
         for fact in k.facts:
             if fact.relation in self.forms:

@@ -118,9 +118,9 @@ class TPatcher(PatchMethod):
             base, edit, asked, hooks, [keys, bias, values], settings, name=self.name, loss=loss
         )
         name = torch.tensor(list(source.encode()), dtype=torch.uint8)
-        kept = [t.detach().float().cpu() for t in (keys, bias, values)]
+        k, b, v = (t.detach().float().cpu() for t in (keys, bias, values))
         return Solved(
-            {module: Neurons(*kept, name)},
+            {module: Neurons(k, b, v, name)},
             {"module": module, "loss": reached, "steps": steps, "neurons": str(n)},
         )
 
