@@ -83,6 +83,15 @@ METHODS: dict[str, MethodInfo] = {
             summary="replaces one MLP's output where the prompt's last token lies near the edit's; nothing changes elsewhere",
         ),
         MethodInfo(
+            "t-patcher",
+            "memedit.methods.t_patcher:TPatcher",
+            family="merging",
+            paper="arXiv 2301.09785",
+            needs=("prompt", "target"),
+            patch="a neuron beside the last MLP for each token of the target",
+            summary="adds neurons to the last MLP, each awake for one token of the edit and asleep for all else",
+        ),
+        MethodInfo(
             "lora",
             "memedit.methods.lora:LoRA",
             family="merging",
@@ -153,6 +162,24 @@ METHODS: dict[str, MethodInfo] = {
             needs=("prompt", "target"),
             patch="low-rank terms of the output projection of several MLPs",
             summary="one step in closed form, from keys and gradients measured by those of earlier edits",
+        ),
+        MethodInfo(
+            "kn",
+            "memedit.methods.kn:KN",
+            family="intrinsic",
+            paper="arXiv 2104.08696",
+            needs=("prompt", "target"),
+            patch="new value rows of a few MLP neurons",
+            summary="finds the neurons that hold the old answer and swaps their value rows, for the rows that need it",
+        ),
+        MethodInfo(
+            "mend",
+            "memedit.methods.mend:MEND",
+            family="intrinsic",
+            paper="arXiv 2110.11309",
+            needs=("prompt", "target"),
+            patch="a low-rank term of the projections of several MLPs",
+            summary="a network trained for this base turns the edit's gradient into the edit (see train/mend.py)",
         ),
     )
 }
