@@ -43,7 +43,7 @@ class Neuron(NamedTuple):
     """One neuron: its layer and its number in it, both from 0, and its attribution (a mean over prompts)."""
 
     layer: int
-    index: int
+    number: int
     attribution: float
 
 
