@@ -3,6 +3,7 @@
 edits.py     add-fact, erase-fact, update
 takeback.py  forget, undo, log
 prepare.py   prepare
+locate.py    locate
 resolve.py   conflicts
 transfer.py  import, export
 look.py      list, show, search, history, stats
@@ -24,6 +25,7 @@ from memedit.cli.chat import chat
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.evalscope import scope as eval_scope
+from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.prepare import prepare
 from memedit.cli.resolve import conflicts
@@ -35,7 +37,7 @@ from memedit.cli.upkeep import bench, doctor, eval_, methods, rebuild
 for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
-    ask, chat, route, generate, demo, demos, prepare,
+    ask, chat, route, generate, demo, demos, prepare, locate,
     backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip
