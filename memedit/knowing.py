@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from memedit.asked import Talks
 from memedit.demonstrations import handed
 from memedit.kept import MemoryPatches, bound
-from memedit.methods import load_method, method_info, settings_by_name
+from memedit.methods import METHODS, load_method, method_info, settings_by_name
 from memedit.router import Candidate, Route, Router
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class Knowing:
         """
         name, out = self._router.default_method, list(routes)
         idle = [i for i, route in enumerate(routes) if not route.fired and questions[i].strip()]
-        if not method_info(name).asks or not idle or not len(self._router.memory):
+        info = METHODS.get(name)
+        if info is None or not info.asks or not idle or not len(self._router.memory):
             return out
         for at in dict.fromkeys(routes[i].at for i in idle):
             rows = [i for i in idle if routes[i].at == at]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,13 @@ def draw(
     more: dict[str, Any] = (
         {"metadata": {"Date": None}} if str(path).lower().endswith(".svg") else {"dpi": 120}
     )
-    figure.savefig(path, **more)
+    target = Path(path)
+    beside = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        figure.savefig(beside, **more)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _heat(figure: Figure, panel: Axes, traced: Traced, kind: str, first: bool) -> None:

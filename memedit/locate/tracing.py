@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memedit.errors import MethodError, ModelError
+from memedit.errors import MethodError
 from memedit.layout import Layout
-from memedit.lm import shortened, too_long
-from memedit.methods._locate import subject_of, target_ids
+from memedit.lm import shortened
+from memedit.methods._attribution import logprobs, prompt_and_target
+from memedit.methods._locate import subject_of
 from memedit.methods._moments import TEXT
 from memedit.methods._watch import Hook, kept_beside, watched
 
@@ -118,11 +119,8 @@ def trace(
     """
     layout, subject = Layout.of(base.model), subject_of(edit)
     prompt = edit.prompt or ""
-    ids, inside = _spanned(base, prompt, subject)
-    gold = target_ids(base, edit.__class__(prompt=prompt, target=answer))
-    limit = base.context_length
-    if limit is not None and len(ids) + len(gold) > limit:
-        raise ModelError(too_long(prompt, len(ids), len(gold), limit))
+    ids, gold = prompt_and_target(base, prompt, answer)
+    inside = _spanned(base, prompt, subject, ids)
     columns, layers = len(ids), len(layout)
     whole = torch.tensor([ids + gold], device=base.device)
     width = max(1, round(layers * 10 / 48)) if window is None else window
@@ -224,7 +222,7 @@ class _Run:
             hooks: dict[str, Hook] = {name: self._put_back(name, columns) for name in modules}
             hooks[self.embedding] = self._corrupt(noise)
             with torch.no_grad(), watched(self.base, hooks):
-                out.append(_probability(self.base, self.whole.expand(len(some), -1), self.length))
+                out.append(logprobs(self.base, self.whole.expand(len(some), -1), self.length).sum(1).exp())
         return torch.cat(out).view(len(wanted), samples).mean(1).double().cpu().numpy()
 
     def _corrupt(self, noise: Tensor) -> Hook:
@@ -257,15 +255,7 @@ def _clean(
         return hook
 
     with torch.no_grad(), watched(base, {name: keep(name) for name in names}):
-        return float(_probability(base, whole, length)[0]), states
-
-
-def _probability(base: HFModel, ids: Tensor, length: int) -> Tensor:
-    """(rows,) probabilities of the last `length` ids together."""
-    mask = torch.ones_like(ids)
-    logits = base.model(input_ids=ids, attention_mask=mask, use_cache=False, **base.positions(mask)).logits
-    said = torch.log_softmax(logits[:, -length - 1 : -1].float(), -1)
-    return said.gather(2, ids[:, -length:, None])[..., 0].sum(1).exp()
+        return float(logprobs(base, whole, length).sum().exp()), states
 
 
 def _window(layer: int, width: int, layers: int) -> range:
@@ -274,27 +264,26 @@ def _window(layer: int, width: int, layers: int) -> range:
     return range(max(0, first), min(layers, first + width))
 
 
-def _spanned(base: HFModel, prompt: str, subject: str) -> tuple[list[int], list[int]]:
-    """The ids of a prompt, and the columns of every mention of the subject.
+def _spanned(base: HFModel, prompt: str, subject: str, ids: Sequence[int]) -> list[int]:
+    """The columns of every mention of the subject in a prompt's ids.
 
     Raises:
-        MethodError: the subject is the prompt's last word, after which no state could be looked at apart from it.
+        MethodError: the prompt ends in its subject: no state after it could be looked at.
     """
     mentions = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
     if not mentions:
         at = prompt.rfind(subject)
         mentions = [(at, at + len(subject))]
+    inside: list[int] = []
     with base.tokenizing:
         if base.tokenizer.is_fast:
-            encoded = base.tokenizer(prompt, return_offsets_mapping=True)
-            ids, places = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+            places = base.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
             inside = [
                 i
                 for i, (a, b) in enumerate(places)
                 if b > a and any(a < end and b > start for start, end in mentions)
             ]
         else:
-            ids, inside = list(base.tokenizer(prompt)["input_ids"]), []
             for start, end in mentions:
                 before = len(base.tokenizer(prompt[:start].rstrip())["input_ids"]) if start else 0
                 inside += range(before, len(base.tokenizer(prompt[:end])["input_ids"]))
@@ -303,7 +292,7 @@ def _spanned(base: HFModel, prompt: str, subject: str) -> tuple[list[int], list[
             f"{shortened(prompt, 60)!r} ends in its subject {subject!r}, so that nothing after it can be told apart; "
             "give a prompt that goes on after the subject"
         )
-    return ids, inside
+    return inside
 
 
 def _deviation(base: HFModel, embedding: str) -> float:

@@ -106,7 +106,7 @@ def said_with(base: HFModel, prompt: str, target: str, layer: int, scale: float)
         return wide.reshape(x.shape)
 
     with torch.no_grad(), _fed(base, name, feed):
-        return float(_probability(base, ids, length)[0])
+        return float(logprobs(base, ids, length).exp().mean())
 
 
 def knowledge_neurons(
@@ -128,16 +128,7 @@ def knowledge_neurons(
 
 def _ids(base: HFModel, prompt: str, target: str) -> tuple[Tensor, int]:
     """(1, length) ids of prompt and target, and how many are the target's."""
-    if not target.strip():
-        raise ModelError("the target is empty; give at least one word")
-    gold = base.target_ids(prompt, target)
-    with base.tokenizing:
-        own = list(base.tokenizer(prompt)["input_ids"])
-    if not own:
-        raise ModelError("the prompt is empty; give at least one word")
-    limit = base.context_length
-    if limit is not None and len(own) + len(gold) > limit:
-        raise ModelError(too_long(prompt, len(own), len(gold), limit))
+    own, gold = prompt_and_target(base, prompt, target)
     return torch.tensor([own + gold], device=base.device), len(gold)
 
 
@@ -159,7 +150,7 @@ def _of_layer(base: HFModel, name: str, ids: Tensor, length: int, steps: int) ->
             )
 
         with _fed(base, name, feed):
-            said = _probability(base, ids.expand(rows, -1), length).sum()
+            said = logprobs(base, ids.expand(rows, -1), length).exp().mean(1).sum()
         (slope,) = torch.autograd.grad(said, [held[1]])
         part = (slope.float().sum(0) * held[0].float()).sum(0) / steps
         total = part if total is None else total + part
@@ -167,12 +158,31 @@ def _of_layer(base: HFModel, name: str, ids: Tensor, length: int, steps: int) ->
     return total.cpu()
 
 
-def _probability(base: HFModel, ids: Tensor, length: int) -> Tensor:
-    """(rows,) mean probabilities of the last `length` ids, each given all before it."""
+def logprobs(base: HFModel, ids: Tensor, length: int) -> Tensor:
+    """(rows, length) log-probabilities of the last `length` of some ids (rows, columns), each given all before it."""
     mask = torch.ones_like(ids)
     logits = base.model(input_ids=ids, attention_mask=mask, use_cache=False, **base.positions(mask)).logits
-    said = torch.softmax(logits[:, -length - 1 : -1].float(), -1)
-    return said.gather(2, ids[:, -length:, None])[..., 0].mean(1)
+    said = torch.log_softmax(logits[:, -length - 1 : -1].float(), -1)
+    return said.gather(2, ids[:, -length:, None])[..., 0]
+
+
+def prompt_and_target(base: HFModel, prompt: str, target: str) -> tuple[list[int], list[int]]:
+    """The ids of a prompt and of a target that goes on after it.
+
+    Raises:
+        ModelError: one of them is empty, or together they are more than the model takes.
+    """
+    if not target.strip():
+        raise ModelError("the target is empty; give at least one word")
+    gold = base.target_ids(prompt, target)
+    with base.tokenizing:
+        own = list(base.tokenizer(prompt)["input_ids"])
+    if not own:
+        raise ModelError("the prompt is empty; give at least one word")
+    limit = base.context_length
+    if limit is not None and len(own) + len(gold) > limit:
+        raise ModelError(too_long(prompt, len(own), len(gold), limit))
+    return own, gold
 
 
 @contextmanager
