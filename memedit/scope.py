@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 SHIPPED = Path(__file__).parent / "pretrained" / "scope"
-FORMAT = 2
+FORMAT = 3
 VIEWS = ("statement", "prompt", "masked")
 DEFAULT_RATE = 0.005
 # Twice the same question, twice two questions: how an encoder's cosines are laid on those that the trees know.
@@ -49,6 +49,9 @@ FEATURES = (
 # What the pair model adds: log-odds of direct and of ripple, how much more direct than every rival, pairs read.
 PAIR_FEATURES = ("pair_direct", "pair_ripple", "pair_lead", "pair_rivals")
 TREES = ("near", "direct", "ripple")
+# Sigmoids: of each of TREES, and of "direct" for edits that don't say what their subject is: there names are guesses.
+PLATT = (*TREES, "untold")
+KNOWN_SUBJECT = FEATURES.index("known_subject")
 
 
 class ScopeClassifier:
@@ -234,8 +237,14 @@ class ScopeClassifier:
         if len(read):
             some = [pairs[i] for i in read]
             whole = np.hstack([table[read], pair_features(some, self.odds(some), read, sizes)])
-            for at, kind in enumerate(("direct", "ripple")):
-                out[read, at] = _sigmoid(self.trees[kind](whole), settings["platt"][kind])
+            direct, ripple = (self.trees[kind](whole) for kind in ("direct", "ripple"))
+            told = table[read, KNOWN_SUBJECT] > 0
+            out[read, 0] = np.where(
+                told,
+                _sigmoid(direct, settings["platt"]["direct"]),
+                _sigmoid(direct, settings["platt"]["untold"]),
+            )
+            out[read, 1] = _sigmoid(ripple, settings["platt"]["ripple"])
             out[read, 1] *= 1 - out[read, 0]  # the second asks: and if it is not direct?
         return out
 

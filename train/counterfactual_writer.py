@@ -29,7 +29,7 @@ from counterfactual_forms import (
     framed,
     low,
 )  # fmt: skip
-from scope_forms import slip
+from worn import slip
 
 
 @dataclass(frozen=True)

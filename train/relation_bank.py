@@ -12,7 +12,8 @@ other line is a form, [X] standing for the subject and [Y] for the object:
     < Who was born in [Y]?                     reversed
     ! Where did [X] grow up?                   a near miss: the same subject, another fact
 
-ParaRel's eight held-out relations are left out on purpose.
+ParaRel's eight held-out relations are left out on purpose. relations/kin.tsv names pairs that are easily taken for each
+other, though the answer to one is none to the other: ``type, relation, relation``, apart by tabs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pathlib import Path
 
 from scope_data import Data
 
-FILES = tuple(sorted((Path(__file__).parent / "relations").glob("*.txt")))
+FOLDER = Path(__file__).parent / "relations"
+FILES = tuple(sorted(FOLDER.glob("*.txt")))
 MARKS = {"+": "keywords", "=": "claims", "~": "ripples", "<": "reversed", "!": "misses"}
 
 
@@ -94,6 +96,25 @@ def read(patterns: Mapping[str, Sequence[str]] | None = None) -> list[Relation]:
                 key = (relation.kind, relation.name)
                 found[key] = found[key].with_forms_of(relation) if key in found else relation
     return list(found.values())
+
+
+def kindred(relations: Sequence[Relation]) -> dict[str, list[Relation]]:
+    """By key, the relations that are easily taken for it.
+
+    Raises:
+        ValueError: kin.tsv names a relation that there is none of.
+    """
+    by_name = {(r.kind, r.name): r for r in relations}
+    out: dict[str, list[Relation]] = defaultdict(list)
+    for line in (FOLDER / "kin.tsv").read_text(encoding="utf-8").splitlines():
+        kind, *names = line.split("\t")
+        missing = [name for name in names if (kind, name) not in by_name]
+        if len(names) != 2 or missing:
+            raise ValueError(f"{FOLDER / 'kin.tsv'}: {line!r} names no two relations of relations/*.txt")
+        one, two = (by_name[kind, name] for name in names)
+        out[one.key].append(two)
+        out[two.key].append(one)
+    return out
 
 
 def _relation(lines: list[str], patterns: Mapping[str, Sequence[str]], path: Path) -> Relation:

@@ -7,8 +7,9 @@
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
 relations; then lenses and trees are made on the others, which it never saw; then it learns these too, and the trees
 see it again, on edits drawn anew over all relations. Probabilities and thresholds are calibrated on further ones.
-Beside it: `scope_data.py` reads the public data, `relation_bank.py` our relations, `scope_forms.py` and `scope_users.py` put
-cases together, `scope_encoder.py` has the encoder's files. What users' own trainings share is memedit.training.
+Beside it: `scope_data.py` reads the public data, `relation_bank.py` our relations, `scope_forms.py`, `scope_users.py` and
+`scope_countries.py` put cases together, `worn.py` wears them, `scope_encoder.py` has the encoder's files. What users' own
+trainings share is memedit.training.
 `memedit eval scope` measures the result.
 """
 
@@ -26,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
+import scope_countries
 import scope_data as data_of
 import scope_forms
 import scope_users
@@ -68,9 +70,9 @@ class Settings:
     invented: int = 24_000  # edits over our own relations
     lower: int = 3  # layers that the pair model shares with the encoder
     layers: int = 3  # and its own
-    rounds: int = 2
-    pairs: int = 50_000  # of each round
-    settled: int = 30_000  # of each of two more, over all relations, when the trees are made
+    rounds: int = 3
+    pairs: int = 100_000  # of each round
+    settled: int = 70_000  # of each of two more, over all relations, when the trees are made
     batch: int = 64
     rate: float = 3e-4
     sizes: tuple[int, ...] = (1, 10, 100, 1_000, 10_000)  # edits in memory, for trees and calibration
@@ -96,7 +98,7 @@ def gather(data: Data, settings: Settings) -> tuple[list[Case], list[str], list[
     part = len(questions) // 3
     sources = [reader(data, "train") for reader in data_of.READERS.values()]
     sources.append(scope_forms.invented(data, rng, settings.limit or settings.invented))
-    sources.append(scope_forms.factbook(data, rng, settings.limit or 1_000))
+    sources.append(scope_countries.factbook(data, rng, settings.limit or 1_000))
     sources.append(scope_users.natural(questions[:part], rng))
     sources.append(scope_users.written(data))
     cases: list[Case] = []
@@ -167,7 +169,7 @@ class Job:
         classifier = combining.untrained(encoder, settings.out, settings.lower)
         learnt, grown, apart = parts(trusted(classifier, cases), settings)
         rng = random.Random(settings.seed)
-        near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 4_000)
+        near = strangers(classifier, learnt, general, rng, settings.limit * 4 or 6_000)
         encoder.save()
         half = len(general) // 2
         return cls(

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from relation_bank import Relation, bank
+from relation_bank import Relation, bank, kindred
 from scope_data import Case, Data, Query, chance, counterfacts, make
+from worn import worn
 
 from memedit.subjects import content
 from memedit.training.cases import IN_SCOPE
@@ -104,9 +105,14 @@ class World:
 MONTHS = "January February March April May June July August September October November December".split()
 
 
-def invented(data: Data, rng: random.Random, count: int) -> Iterator[Case | None]:
-    """Edits over all kinds and relations; half of them over facts that ParaRel and CounterFact know."""
+def invented(data: Data, rng: random.Random, count: int, kin: float = 0.5) -> Iterator[Case | None]:
+    """Edits over all kinds and relations; half of them over facts that ParaRel and CounterFact know.
+
+    Args:
+        kin: share of the other relations' questions that are of one easily taken for the edit's.
+    """
     relations = bank(data)
+    alike = kindred(relations)
     world = World.of(data, rng)
     by_kind, by_number = defaultdict(list), defaultdict(list)
     for relation in relations:
@@ -122,8 +128,19 @@ def invented(data: Data, rng: random.Random, count: int) -> Iterator[Case | None
         else:
             relation = rng.choice(relations)
             subject, target = rng.choice(world.subjects[relation.kind]), world.object_of(relation, rng)
-        others = [r for r in by_kind[relation.kind] if r.name != relation.name]
+        others = _others(relation, by_kind[relation.kind], alike[relation.key], kin, rng)
         yield _case(relation, subject, target, others, world, rng)
+
+
+def _others(
+    relation: Relation, kind: Sequence[Relation], alike: Sequence[Relation], kin: float, rng: random.Random
+) -> list[Relation]:
+    """Four other relations of subjects of one kind, `kin` of them easily taken for this one."""
+    near = [rng.choice(alike) for _ in range(4) if alike and rng.random() < kin]
+    rest = [other for other in kind if other.name != relation.name]
+    found = near + rng.sample(rest, min(len(rest), 4 - len(near)))
+    rng.shuffle(found)
+    return found
 
 
 def _case(
@@ -145,7 +162,7 @@ def _case(
     queries += _inside(relation, subject, target, own, world, rng)
     queries += _about(relation, others, subject, world, rng)
     queries += _onward(relation, subject, target, world, rng)
-    queries += _beside(relation, others, subject, None if told else target, world, rng)
+    queries += _beside(relation, subject, None if told else target, world, rng)
     return make("invented", queries, relation.key, **edit)
 
 
@@ -173,7 +190,7 @@ def _about(
     """Other questions about the subject: near misses, other relations', claims."""
     for form in rng.sample(relation.misses, min(3, len(relation.misses))):
         yield Query(form.replace("[X]", subject), "same_subject")
-    for other in rng.sample(others, min(3, len(others))):
+    for other in others[:3]:
         yield Query(rng.choice(other.asks).replace("[X]", subject), "same_subject", other.key)
     if others:
         other = rng.choice(others)
@@ -202,7 +219,6 @@ def _onward(
 
 def _beside(
     relation: Relation,
-    others: Sequence[Relation],
     subject: str,
     doubtful: str | None,
     world: World,
@@ -228,12 +244,12 @@ def _beside(
 def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterator[Case]:
     """The cases with our own wordings of what they ask: those of their relation in relations/, or of their form."""
     by_number = defaultdict(list)
-    for relation in bank(data):
+    relations = bank(data)
+    alike = kindred(relations)
+    for relation in relations:
         by_number[relation.number].append(relation)
     world = World.of(data, rng)
-    written = {
-        row["of"]: row for row in map(json.loads, FORMS.read_text(encoding="utf-8").splitlines()) if row
-    }
+    written = forms_written()
     for case in cases:
         subject = case.edit.subject or case.about
         known = [r for r in by_number.get(case.relation, ()) if case.relation and r.asks]
@@ -243,21 +259,31 @@ def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterato
             relation = rng.choice(known)
             target = case.edit.target or world.object_of(relation, rng)
             more += _inside(relation, subject, target, "", world, rng)
-            kin = [r for some in by_number.values() for r in some if r.kind == relation.kind]
-            more += _about(relation, [r for r in kin if r.name != relation.name], subject, world, rng)
+            kind = [r for some in by_number.values() for r in some if r.kind == relation.kind]
+            others = _others(relation, kind, alike[relation.key], 0.5, rng)
+            more += _about(relation, others, subject, world, rng)
             more += _onward(relation, subject, target, world, rng)
         elif subject and row:
             more += _written(row, subject, case.edit.target or "", rng)
         yield replace(case, queries=tuple(dict.fromkeys((*case.queries, *more)))) if more else case
 
 
-def _written(row: dict[str, Any], subject: str, target: str, rng: random.Random) -> Iterator[Query]:
-    for form in rng.sample(row["asks"], min(3, len(row["asks"]))):
+def forms_written() -> dict[int, dict[str, list[str]]]:
+    """What FORMS holds of each form, by the form's hash: "asks", "claims", "not"."""
+    out: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in map(json.loads, FORMS.read_text(encoding="utf-8").splitlines()):
+        for kind in ("asks", "claims", "not"):
+            out[row["of"]][kind] += row.get(kind, ())
+    return out
+
+
+def _written(row: dict[str, list[str]], subject: str, target: str, rng: random.Random) -> Iterator[Query]:
+    for form in rng.sample(row["asks"], min(4, len(row["asks"]))):
         yield Query(form.replace("[X]", subject), "paraphrase")
     if target:
         for form in row["claims"]:
             yield Query(form.replace("[X]", subject).replace("[Y]", target), "claim")
-    for form in row["not"]:
+    for form in rng.sample(row["not"], min(3, len(row["not"]))):
         yield Query(form.replace("[X]", subject), "same_subject")
 
 
@@ -279,63 +305,6 @@ def claim(cloze: str, target: str, rng: random.Random) -> str:
         f"Would you say that {low}?",
     )
     return rng.choice(forms)
-
-
-def factbook(data: Data, rng: random.Random, count: int) -> Iterator[Case | None]:
-    """The World Factbook's fields under invented names of countries, since real ones are for development only."""
-    fields = set()
-    for row in data.rows("corpora/factbook.jsonl"):
-        for title, text in row["facts"]:
-            name = re.sub(r"\s*[-(:].*", "", title.split(" > ")[1]).strip().lower()
-            if 3 < len(name) < 40 and len(text) < 60:
-                fields.add((name, text.split(";")[0].split("(")[0].strip()))
-    known = defaultdict(list)
-    for name, text in sorted(fields):
-        if text:
-            known[name].append(text)
-    names = sorted(known)
-    for _ in range(count):
-        subject, field = _country(rng), rng.choice(names)
-        forms = (
-            f"The {field} of {subject} is",
-            f"{subject}'s {field} is",
-            f"What is the {field} of {subject}?",
-            f"{subject} {field}",
-        )
-        own, *rest = rng.sample(forms, 4)
-        others = [f for f in rng.sample(names, 3) if not content(f) & content(field)]
-        queries = [Query(own, "own"), *(Query(q, "paraphrase") for q in rest[:2])]
-        queries += [Query(f"What is the {f} of {subject}?", "same_subject", f) for f in others]
-        queries.append(Query(f"What is the {field} of {_country(rng)}?", "neighbour"))
-        yield make("factbook", queries, field, prompt=own, target=rng.choice(known[field]), subject=subject)
-
-
-def _country(rng: random.Random) -> str:
-    parts = [
-        "ka",
-        "lo",
-        "mar",
-        "ve",
-        "sun",
-        "tor",
-        "bel",
-        "ni",
-        "da",
-        "gor",
-        "ish",
-        "pa",
-        "ru",
-        "sel",
-        "van",
-        "mi",
-        "ost",
-        "qua",
-        "zen",
-    ]
-    name = "".join(rng.sample(parts, rng.randint(2, 3))).capitalize() + rng.choice(
-        ["ia", "land", "stan", "", "o", "any"]
-    )
-    return rng.choice(["", "", "", "Republic of ", "New ", "Saint ", "South "]) + name
 
 
 # ---------------------------------------------------------------- what people do to a text
@@ -397,40 +366,3 @@ def _renamed(case: Case, cases: Sequence[Case]) -> Case:
 def _alike(a: str, b: str) -> bool:
     one, two = content(a), content(b)
     return len(one & two) > 0.34 * min(len(one), len(two))
-
-
-def worn(text: str, rng: random.Random, cases: Sequence[Case] = ()) -> str:
-    ways = ["lower", "lower", "slip", "ask", "bare"] + (["sentence"] if cases else [])
-    way = rng.choice(ways)
-    if way == "lower":
-        return text.lower()
-    if way == "bare":
-        return text.rstrip("?. ").lower()
-    if way == "slip":
-        return slip(text, rng)
-    if way == "sentence":
-        return f"{rng.choice(cases).edit.statement} {text}"
-    before, after = rng.choice(
-        [
-            ("Q: ", " A:"),
-            ("Tell me: ", ""),
-            ("Please answer: ", ""),
-            ("Question: ", " Answer:"),
-            ("hey, ", ""),
-            ("", " Thanks!"),
-        ]
-    )
-    return before + text + after
-
-
-def slip(text: str, rng: random.Random) -> str:
-    """One slip of the keyboard in one longer word."""
-    places = [m.span() for m in re.finditer(r"[^\W\d_]{5,}", text)]
-    if not places:
-        return text
-    start, end = rng.choice(places)
-    at = rng.randint(start + 1, end - 2)
-    swapped = text[at + 1] + text[at]
-    return rng.choice(
-        [text[:at] + text[at + 1 :], text[:at] + swapped + text[at + 2 :], text[:at] + text[at] + text[at:]]
-    )

@@ -18,7 +18,16 @@ from memedit.combiner import Trees
 from memedit.encoder import Encoder, MiniLM
 from memedit.memory.snapshot import write_durably
 from memedit.pairs import PairModel
-from memedit.scope import DEFAULT_RATE, FEATURES, FORMAT, PAIR_FEATURES, TREES, ScopeClassifier
+from memedit.scope import (
+    DEFAULT_RATE,
+    FEATURES,
+    FORMAT,
+    KNOWN_SUBJECT,
+    PAIR_FEATURES,
+    PLATT,
+    TREES,
+    ScopeClassifier,
+)
 from memedit.training.cases import IN_SCOPE, Case
 from memedit.training.worlds import DIRECT, OUT, RIPPLE, UNKNOWN, Pairs, Shelf, Step, candidates, read, worlds
 from memedit.wording import Pair
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 
 RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # false fires that a user may ask for
 NEAR_RATE = 10  # near misses may fire falsely so many times as often as general queries: they were written to be mistaken
+FEW = 20  # pairs in scope, or out of it, that a sigmoid needs at least
 MISSED = 0.003  # share of the queries in scope that the gate may keep from the pair model
 RISING = {
     "share", "whole", "cos_masked", "lens_masked", "lens_whole", "cos_statement", "cos_prompt", "cos_best",
@@ -61,7 +71,7 @@ def untrained(encoder: Encoder, folder: Path, lower: int) -> ScopeClassifier:
             "name": encoder.name, "dim": encoder.dim, "digest": encoder.digest, "shipped": isinstance(inner, MiniLM),
         },
         "pair": {"lower": lower, "digest": encoder.digest if isinstance(inner, MiniLM) else ""},
-        "platt": {kind: [1.0, 0.0] for kind in TREES},
+        "platt": {kind: [1.0, 0.0] for kind in PLATT},
         "gate": -30.0,
     }  # fmt: skip
     plain = dict.fromkeys(("masked", "whole"), np.eye(encoder.dim, dtype=np.float32))
@@ -117,11 +127,23 @@ def calibrate(classifier: ScopeClassifier, unseen: Pairs, step: Step | None = No
     made = classifier.settings
     pairs = read(classifier, unseen, step)
     direct = classifier.trees["direct"](pairs.table)
-    made["platt"]["direct"] = platt(direct, pairs.label == DIRECT, pairs)
+    told = pairs.table[:, KNOWN_SUBJECT] > 0
+    logits = np.zeros(len(direct))
+    for kind, mine in (("direct", told), ("untold", ~told)):
+        some = pairs[mine]
+        if min((some.label == DIRECT).sum(), (some.label == OUT).sum()) >= FEW:
+            made["platt"][kind] = platt(direct[mine], some.label == DIRECT, some)
+        slope, shift = made["platt"][kind]
+        logits[mine] = slope * direct[mine] + shift
+    made.setdefault("thresholds", {})["floors"] = floors(logits, pairs)
     rest = pairs[pairs.label != DIRECT]
-    made["platt"]["ripple"] = platt(classifier.trees["ripple"](rest.table), rest.label == RIPPLE, rest)
-    slope, shift = made["platt"]["direct"]
-    made.setdefault("thresholds", {})["floors"] = floors(slope * direct + shift, pairs)
+    ripple = classifier.trees["ripple"](rest.table)
+    made["platt"]["ripple"] = slope, shift = platt(ripple, rest.label == RIPPLE, rest)
+    near = (rest.label == OUT) & rest.home
+    if near.any():  # near misses fire as ripples, too: one in NEAR_RATE of those that may fire at all
+        most = float(np.quantile(slope * ripple[near] + shift, 1 - DEFAULT_RATE))
+        lower = made["thresholds"]["floors"][RATES.index(DEFAULT_RATE)] - most
+        made["platt"]["ripple"] = [slope, shift + min(0.0, lower)]
 
 
 def facts(*parts: Sequence[Case]) -> list[Case]:
@@ -275,22 +297,29 @@ def thresholds(
     settings: CombinerSettings,
     step: Step | None = None,
 ) -> dict[str, Any]:
-    """Logits from which general queries fire at each of RATES, for each size of memory."""
+    """Logits from which general queries fire at each of RATES, for each size of memory.
+
+    A general question is taken for a ripple sooner than for a direct one, since it often names an edit's object. Rather
+    than raise the threshold for both, "ripple" is made less sure, until it keeps to the rate at the threshold of "direct".
+    """
     rng = random.Random(settings.seed)
-    logits = []
+    logits, lower, at = [], 0.0, RATES.index(DEFAULT_RATE)
     for number, size in enumerate(settings.sizes):
         if step:
             step("thresholds", number, len(settings.sizes))
-        tops: list[float] = []
+        tops: list[np.ndarray] = []
         for _ in range(max(1, min(10, 1_000 // size))):
             shelf = Shelf(rng.sample(cases, min(size, len(cases))), classifier)
             vectors, found, stored = candidates(classifier, shelf, general, settings.nearest)
             edits = [[shelf.cases[i].edit for i in some] for some in found]
             judged = classifier.judge(general, vectors, edits, stored)
-            tops += [float(pairs.max(initial=1e-13)) for pairs in judged]
+            tops += [pairs.max(axis=0, initial=1e-13) for pairs in judged]
         top = np.clip(np.array(tops), 1e-13, 1 - 1e-13)
         odds = np.log(top / (1 - top))
-        logits.append([float(np.quantile(odds, 1 - rate)) for rate in RATES])
+        direct, ripple = ([float(np.quantile(some, 1 - rate)) for rate in RATES] for some in odds.T)
+        logits.append(direct)
+        lower = min(lower, max(direct[at], classifier.settings["thresholds"]["floors"][at]) - ripple[at])
+    classifier.settings["platt"]["ripple"][1] += lower
     rising = np.maximum.accumulate(np.array(logits), axis=0)  # a larger memory never needs less
     return {"sizes": list(settings.sizes), "rates": list(RATES), "logits": rising.tolist()}
 

@@ -172,7 +172,7 @@ def strangers(
     cases: Sequence[Case],
     general: Sequence[str],
     rng: random.Random,
-    count: int = 4_000,
+    count: int = 6_000,
 ) -> list[tuple[str, Edit, str]]:
     """Queries with near edits of other cases that they don't concern: (query, edit, source)."""
     shelf = Shelf(rng.sample(cases, min(len(cases), count)), classifier)
@@ -225,6 +225,8 @@ def truth(query: Query, home: Case | None, case: Case) -> int:
     if home is None or query.kind == "general":
         alike = case.source == "natural" and _much_alike(query.text, asked_by(case.edit))
         return UNKNOWN if alike else OUT
+    if query.kind == "ripple" and home.edit.target and home.edit.target == case.edit.target:
+        return UNKNOWN  # asked back from the answer, it needs every edit that gives it
     same = {fold(n) for n in names(home.edit)} & {fold(n) for n in names(case.edit)}
     return UNKNOWN if same and (home.source != case.source or home.relation == case.relation) else OUT
 
