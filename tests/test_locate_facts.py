@@ -15,14 +15,15 @@ from memedit.data import Case, Query
 from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.layout import Layout
-from memedit.locate import KINDS, ROLES, averaged, best, neurons, sweep, trace
+from memedit.locate import KINDS, ROLES, Swept, averaged, best, neurons, sweep, trace
 
 FACT = Edit(prompt="The home of Ada Park is", target="Rome", subject="Ada Park")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox", "llama", "gemma"])
-def test_restoring_the_last_block_at_the_last_token_brings_the_answer_back(lm, family):
+def test_restoring_the_last_block_at_the_last_token_brings_the_answer_back(lm, family, monkeypatch):
     base = lm(family)
+    monkeypatch.setattr(base, "target_ids", lambda prompt, target: [85])  # of one token, as in the paper
     found = trace(base, FACT, "R", samples=3)
     assert set(found.effects) == set(KINDS)
     assert all(e.shape == (2, len(found.labels)) for e in found.effects.values())
@@ -35,21 +36,12 @@ def test_restoring_the_last_block_at_the_last_token_brings_the_answer_back(lm, f
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.model.modules())
 
 
-def test_one_token_subject_restored_at_the_first_block_is_all_of_the_effect(lm):
-    found = trace(
-        lm("llama"), Edit(prompt="Of X it", target="y", subject="X"), "y", kinds=["hidden"], samples=2
-    )
-    (at,) = found.inside
-    assert found.effects["hidden"][0, at] == pytest.approx(found.clean - found.corrupted, abs=1e-5)
-
-
 def test_a_window_over_all_layers_restores_more_than_one_layer(lm):
     base = lm("llama")
     one, all_ = (trace(base, FACT, "R", kinds=["mlp"], samples=2, window=w) for w in (1, 2))
     assert (one.window, all_.window) == (1, 2)
-    assert np.allclose(
-        one.effects["mlp"][1], trace(base, FACT, "R", kinds=["mlp"], samples=2, window=1).effects["mlp"][1]
-    )
+    # A window of two that begins at the last layer has that one alone.
+    assert np.allclose(one.effects["mlp"][1], all_.effects["mlp"][1], atol=1e-7)
     assert not np.allclose(one.effects["mlp"][0], all_.effects["mlp"][0])
 
 
@@ -99,22 +91,30 @@ def test_neurons_of_several_prompts_are_those_that_stand_out_in_most(lm):
     json.dumps(one.to_dict())
 
 
-def test_a_sweep_finds_the_layer_that_takes_the_fact(lm):
+def test_a_sweep_edits_at_each_layer_and_asks_what_came_of_it(lm):
     base = lm("qwen3")
     case = Case("", FACT, (Query("paraphrase", "Ada Park's home is"), Query("locality", "Two and two")))
-    settings = {"steps": 12, "lr": 0.05}
-    found = sweep(base, "ft-m", [case], settings=settings)
-    assert [one.layer for one in found] == [0, 1]
-    assert all(None not in (one.es, one.gen, one.neighbours) for one in found)
-    assert max(one.es for one in found) == 1.0
-    only = sweep(base, "ft-m", [Case("", FACT, ())], layers=[1], settings=settings)
-    assert (only[0].layer, only[0].gen, only[0].neighbours) == (1, None, None)
-    top = best(only)
-    assert (top is None) == (not only[0].es)
+    gentle = sweep(base, "ft-m", [case], settings={"steps": 2, "lr": 1e-9})
+    assert [(s.layer, s.es, s.gen, s.neighbours) for s in gentle] == [(0, 0.0, 0.0, 1.0), (1, 0.0, 0.0, 1.0)]
+    assert best(gentle) is None
+    (rough,) = sweep(base, "ft-m", [case], layers=[1], settings={"steps": 2, "lr": 5.0})
+    assert (rough.layer, rough.neighbours) == (1, 0.0)
+    (bare,) = sweep(base, "ft-m", [Case("", FACT, ())], layers=[0], settings={"steps": 1})
+    assert (bare.gen, bare.neighbours) == (None, None)
     with pytest.raises(MethodError, match="no layer to choose"):
         sweep(base, "ice", [case])
     with pytest.raises(MethodError, match="there is no layer 9"):
         sweep(base, "ft-m", [case], layers=[9])
+
+
+def test_the_best_layer_is_good_at_all_that_was_asked():
+    found = [
+        Swept(0, 1.0, 0.2, 1.0, 0.43, 0),
+        Swept(3, 0.9, 0.8, 0.9, 0.86, 0),
+        Swept(4, 0.9, 0.8, 0.9, 0.86, 0),
+    ]
+    assert best(found).layer == 3
+    assert best([Swept(0, 0.0, 0.0, 1.0, 0.0, 0)]) is None
 
 
 # -- the command
@@ -147,7 +147,7 @@ def test_one_fact_as_json_and_as_a_picture(model, tmp_path):
     assert len(out["neurons"][0]["per_layer"]) == len(Layout.of(tiny_model("llama")))
     assert [one["layer"] for one in out["sweep"]["layers"]] == [0, 1]
     drawn = picture.read_text()
-    assert drawn.count("imshow") or drawn.count("<image") >= 3
+    assert drawn.count("<image") >= 3
     said = run(*GIVEN, *FEW, "--model", model, "--what", "hidden").stdout
     assert "hidden: largest at layer" in said
     assert "hardly gives this answer" in said
