@@ -36,8 +36,11 @@ def test_restoring_the_last_block_at_the_last_token_brings_the_answer_back(lm, f
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.model.modules())
 
 
-def test_a_window_over_all_layers_restores_more_than_one_layer(lm):
+def test_a_window_over_all_layers_restores_more_than_one_layer(lm, monkeypatch):
     base = lm("llama")
+    with torch.no_grad():
+        likely = int(base.model(**base.tokenize([FACT.prompt])).logits[0, -1].argmax())
+    monkeypatch.setattr(base, "target_ids", lambda prompt, target: [likely])
     one, all_ = (trace(base, FACT, "R", kinds=["mlp"], samples=2, window=w) for w in (1, 2))
     assert (one.window, all_.window) == (1, 2)
     # A window of two that begins at the last layer has that one alone.
