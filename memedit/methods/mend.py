@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,9 +72,8 @@ class MEND(PatchMethod):
 
     def key(self, base: HFModel, edit: Edit) -> str:
         """As for any method, and of this editor: one trained anew gives other patches."""
-        folder = _folder(self.settings_for(base))
-        file = folder / WEIGHTS
-        tag = hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file.is_file() else "none"
+        file = _folder(self.settings_for(base)) / WEIGHTS
+        tag = _digest(file, file.stat().st_mtime_ns) if file.is_file() else "none"
         return f"{super().key(base, edit)}-{tag}"
 
     def solve(self, base: HFModel, edit: Edit, settings: MENDSettings) -> Solved:
@@ -147,6 +147,12 @@ def edited_modules(base: HFModel, layers: int, last: bool = True) -> dict[str, t
     chosen = blocks[-layers:] if last else blocks[:layers]
     names = [name for block in chosen for name in (*block.mlp_in, block.mlp_out)]
     return {name: (int(w.shape[0]), int(w.shape[1])) for name in names for w in [weight(base.model, name)]}
+
+
+@lru_cache(maxsize=8)
+def _digest(file: Path, changed: int) -> str:
+    """Of what a file holds since it was last changed."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
 def _folder(settings: MENDSettings) -> Path:
