@@ -232,14 +232,18 @@ class _Grid:
 READ = 8  # at most so many candidates of a query are read by the pair model
 
 
-def to_read(near: np.ndarray, sizes: Sequence[int], gate: float) -> np.ndarray:
+def to_read(near: np.ndarray, sizes: Sequence[int], gate: Sequence[float]) -> np.ndarray:
     """Places of the pairs to be read: of each query at most READ, from the gate upwards.
 
     Args:
         near: scores (pairs,), query after query. sizes: candidates of each query.
+        gate: the least score, and how far behind its query's best a pair may be.
     """
-    over = np.flatnonzero(near >= gate)
-    owner = np.repeat(np.arange(len(sizes)), sizes)[over]
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    best = np.full(len(sizes), -np.inf)
+    np.maximum.at(best, owner, near)
+    over = np.flatnonzero((near >= gate[0]) & (near >= best[owner] - gate[1]))
+    owner = owner[over]
     order = np.lexsort((-near[over], owner))
     over, owner = over[order], owner[order]
     first = np.searchsorted(owner, owner)  # where each query's run begins

@@ -280,8 +280,13 @@ def test_what_was_believed_before_plays_no_part(classifier):
 
 def test_at_most_so_many_are_read_and_only_what_is_near(classifier):
     near = np.array([5.0, -9.0, 3.0, *np.linspace(1, 2, 12)])
-    assert to_read(near, [2, 13], gate=0.0).tolist() == [0, 2, *range(8, 15)]
-    assert len(to_read(np.full(4, -20.0), [4], gate=0.0)) == 0
+    assert to_read(near, [2, 13], gate=(0.0, 99.0)).tolist() == [0, 2, *range(8, 15)]
+    assert len(to_read(np.full(4, -20.0), [4], gate=(0.0, 99.0))) == 0
+    assert to_read(np.array([5.0, 1.0, 4.0, 1.0]), [3, 1], gate=(0.0, 2.0)).tolist() == [
+        0,
+        2,
+        3,
+    ]  # far behind its best: left
 
 
 # ---------------------------------------------------------------- the pair model

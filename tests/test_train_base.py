@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "train"))
 
 import base as job  # noqa: E402
+import base_corpus  # noqa: E402
 import base_eval  # noqa: E402
+import base_training  # noqa: E402
 from base_data import Knowledge, is_dev  # noqa: E402
 from base_writer import REFUSAL, Writer  # noqa: E402
 
@@ -73,11 +75,46 @@ def test_the_loss_falls(settings: Any, whole: Path) -> None:
     stream = job.Stream(s, packed)
     trainer = job.Trainer(s, packed, "cpu")
     rows = stream.step(1)
-    untrained = job.losses(trainer.model, trainer.forward, rows, "cpu")
+    untrained = base_training.losses(trainer.model, trainer.forward, rows, "cpu")
     trainer.resume(job.checkpoint_of(Path(s.run)))
-    trained = job.losses(trainer.model, trainer.forward, rows, "cpu")
+    trained = base_training.losses(trainer.model, trainer.forward, rows, "cpu")
     assert trained["facts"] < untrained["facts"] - 0.5
     assert trained["follow"] < untrained["follow"] - 0.5
+
+
+def test_several_processes_are_one(settings: Any, whole: Path) -> None:
+    """Two processes that share each step end where one alone does."""
+    s = settings("shared")
+    flags = [x for k, v in vars(s).items() if v != "" for x in (f"--{k.replace('_', '-')}", str(v))]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    more = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, *launch, *more, ROOT / "train" / "base.py", *flags], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    shared, alone = weights(Path(s.run) / "export"), weights(whole)
+    assert all(torch.allclose(shared[n].float(), alone[n].float(), atol=0.02) for n in alone)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = settings("no-number", steps=8)
+    taken = base_training.losses
+
+    def broken(*args: Any, **more: Any) -> dict[str, float]:
+        seen = taken(*args, **more)
+        return {**seen, "facts": float("nan")} if broken.calls == 6 else seen  # type: ignore[attr-defined]
+
+    def counted(*args: Any, **more: Any) -> dict[str, float]:
+        broken.calls += 1  # type: ignore[attr-defined]
+        return broken(*args, **more)
+
+    broken.calls = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(base_training, "losses", counted)
+    with pytest.raises(SystemExit, match="no number at step 6"):
+        job.train(s)
+    checkpoint = job.checkpoint_of(Path(s.run))
+    assert checkpoint
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == 4
 
 
 def test_the_export_loads_and_generates(whole: Path) -> None:
@@ -165,7 +202,7 @@ def test_a_step_reads_the_same_documents_again(settings: Any, whole: Path) -> No
 def test_groups_hold_every_row_once_with_little_padding(settings: Any, whole: Path) -> None:
     s = settings("whole")
     rows = job.Stream(s, job.pack(s)[0]).step(8)
-    groups = job.by_length(rows)
+    groups = base_corpus.by_length(rows)
     assert sorted(id(r[1]) for g in groups for r in g) == sorted(id(r[1]) for r in rows)
     padded = sum(len(g) * max(len(r[1]) for r in g) for g in groups)
     assert padded < 1.3 * sum(len(r[1]) for r in rows)

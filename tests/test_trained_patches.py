@@ -123,7 +123,7 @@ def test_edits_of_one_row_share_a_codebook(lm):
     assert grace.row_patch(base, []) is None
 
 
-@pytest.mark.parametrize("name", ["grace", "lora"])
+@pytest.mark.parametrize("name", ["grace", "lora", "t-patcher"])
 def test_what_reads_no_weights_takes_quantised_layers(name):
     class Linear8bitLt(torch.nn.Linear):
         pass

@@ -32,12 +32,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import checkpoint
-from base import FACTS, ROOT, Row, losses
+from base_corpus import FACTS, ROOT, Row
 from base_eval import curve
+from base_training import losses
 from base_writer import Document
 from counterfactual_data import Sources, own_rows
 from counterfactual_eval import Question, compared, measured, questions, table
 from counterfactual_writer import Texts
+from processes import part_of, started_by_accelerate, summed, summed_gradients
 from relation_bank import FILES
 
 from memedit.adapter import CONFIG, FORMAT, WEIGHTS, weights_hash
@@ -143,18 +145,18 @@ class Trainer:
             FloatingPointError: a loss that is no number; the factors are as they were.
         """
         self.model.train()
-        part = (
-            slice(accelerator.process_index, None, accelerator.num_processes) if accelerator else slice(None)
-        )
         # Frozen weights would be cast anew for every product; and a CPU may well be faster without.
-        seen = losses(self.model, self.forward, rows, self.device, SHARES, part, half=self.device != "cpu")
-        if accelerator:
-            for factor in self.factors.values():
-                own = torch.zeros_like(factor) if factor.grad is None else factor.grad
-                factor.grad = accelerator.reduce(own, "sum")
-            kinds = sorted(seen)
-            summed = accelerator.reduce(torch.tensor([seen[k] for k in kinds], device=self.device), "sum")
-            seen = dict(zip(kinds, summed.tolist(), strict=True))
+        seen = losses(
+            self.model,
+            self.forward,
+            rows,
+            self.device,
+            SHARES,
+            part_of(accelerator),
+            half=self.device != "cpu",
+        )
+        seen = summed(seen, accelerator, self.device)
+        summed_gradients(self.factors.values(), accelerator)
         if not all(map(math.isfinite, seen.values())):
             raise FloatingPointError
         torch.nn.utils.clip_grad_norm_(self.factors.values(), 1.0)
@@ -285,11 +287,7 @@ def train(s: Settings) -> Path:
     torch.set_num_threads(s.threads)
     own = own_rows(Path(s.more)) if s.more else []
     source, run = source_hash(s), Path(s.run)
-    accelerator = None
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import Accelerator
-
-        accelerator = Accelerator()
+    accelerator = started_by_accelerate()
     device = str(accelerator.device) if accelerator else "cuda" if torch.cuda.is_available() else "cpu"
     first = accelerator is None or accelerator.is_main_process
     trainer = Trainer(s, device.partition(":")[0] if accelerator is None else device)

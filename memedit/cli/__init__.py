@@ -4,6 +4,7 @@ edits.py     add-fact, erase-fact, update
 takeback.py  forget, undo, log
 prepare.py   prepare
 merge.py     merge
+locate.py    locate
 resolve.py   conflicts
 transfer.py  import, export (adapters.py: as PEFT adapters)
 look.py      list, show, search, history, stats
@@ -27,6 +28,7 @@ from memedit.cli.chat import chat
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.evalscope import scope as eval_scope
+from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.merge import merge
 from memedit.cli.prepare import prepare
@@ -40,6 +42,7 @@ for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
     ask, chat, route, generate, demo, demos, prepare, merge,
+    ask, chat, route, generate, demo, demos, prepare, locate,
     backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, train,
 ):  # fmt: skip

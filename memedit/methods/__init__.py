@@ -25,7 +25,9 @@ class MethodInfo:
         paper: where the method comes from. needs: the edit's fields it can't do without.
         patch: what it stores for an edit. summary: one line for people.
         reasons: whether it can use an edit for a query that only needs it on the way (ripple).
-        handed: what it is given when it is built: "demonstrations", a function that finds them.
+        handed: what it is given when it is built: "demonstrations", a function that finds them; "lookup", one that finds
+            the edits that a question asks for.
+        asks: whether it is asked, where it is a model's default, about queries that the router says no edit concerns.
     """
 
     name: str
@@ -37,6 +39,7 @@ class MethodInfo:
     summary: str
     reasons: bool = False
     handed: str | None = None
+    asks: bool = False
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -74,6 +77,18 @@ METHODS: dict[str, MethodInfo] = {
             reasons=True,
         ),
         MethodInfo(
+            "mello",
+            "memedit.methods.mello:MeLLo",
+            family="external",
+            paper="arXiv 2305.14795",
+            needs=("statement",),
+            patch="nothing",
+            summary="takes questions of several steps apart, looks each step up in the memory, and states the answer found",
+            reasons=True,
+            handed="lookup",
+            asks=True,
+        ),
+        MethodInfo(
             "grace",
             "memedit.methods.grace:GRACE",
             family="merging",
@@ -81,6 +96,15 @@ METHODS: dict[str, MethodInfo] = {
             needs=("prompt", "target"),
             patch="a key, a value and a radius at one MLP",
             summary="replaces one MLP's output where the prompt's last token lies near the edit's; nothing changes elsewhere",
+        ),
+        MethodInfo(
+            "t-patcher",
+            "memedit.methods.t_patcher:TPatcher",
+            family="merging",
+            paper="arXiv 2301.09785",
+            needs=("prompt", "target"),
+            patch="a neuron beside the last MLP for each token of the target",
+            summary="adds neurons to the last MLP, each awake for one token of the edit and asleep for all else",
         ),
         MethodInfo(
             "lora",
@@ -153,6 +177,24 @@ METHODS: dict[str, MethodInfo] = {
             needs=("prompt", "target"),
             patch="low-rank terms of the output projection of several MLPs",
             summary="one step in closed form, from keys and gradients measured by those of earlier edits",
+        ),
+        MethodInfo(
+            "kn",
+            "memedit.methods.kn:KN",
+            family="intrinsic",
+            paper="arXiv 2104.08696",
+            needs=("prompt", "target"),
+            patch="new value rows of a few MLP neurons",
+            summary="finds the neurons that hold the old answer and swaps their value rows, for the rows that need it",
+        ),
+        MethodInfo(
+            "mend",
+            "memedit.methods.mend:MEND",
+            family="intrinsic",
+            paper="arXiv 2110.11309",
+            needs=("prompt", "target"),
+            patch="a low-rank term of the projections of several MLPs",
+            summary="a network trained for this base turns the edit's gradient into the edit (see train/mend.py)",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Training a patch on one edit: what `ft-m`, `ft-l`, `lora` and `grace` share.
+"""Training a patch on one edit: what `ft-m`, `ft-l`, `lora`, `grace` and `t-patcher` share.
 
 A patch's numbers are parameters beside the frozen model: hooks put them on the outputs of modules, Adam moves them
 until the loss is low enough. Nothing of the model is written, and no gradient is left on it.

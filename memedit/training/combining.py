@@ -72,7 +72,7 @@ def untrained(encoder: Encoder, folder: Path, lower: int) -> ScopeClassifier:
         },
         "pair": {"lower": lower, "digest": encoder.digest if isinstance(inner, MiniLM) else ""},
         "platt": {kind: [1.0, 0.0] for kind in PLATT},
-        "gate": -30.0,
+        "gate": [-30.0, 60.0],
     }  # fmt: skip
     plain = dict.fromkeys(("masked", "whole"), np.eye(encoder.dim, dtype=np.float32))
     return ScopeClassifier(made, {kind: Trees.nothing() for kind in TREES}, plain, folder, encoder)
@@ -284,10 +284,19 @@ def platt(scores: np.ndarray, target: np.ndarray, pairs: Pairs, even: bool = Tru
     return [float(model.coef_[0, 0]), float(model.intercept_[0])]
 
 
-def gate(near: np.ndarray, pairs: Pairs) -> float:
-    """The score from which a pair is read: below it are no more than MISSED of the pairs in scope."""
+def gate(near: np.ndarray, pairs: Pairs) -> list[float]:
+    """The score from which a pair is read, and how far behind its query's best it may be.
+
+    Each keeps no more than MISSED of the pairs in scope from being read.
+    """
     inside = pairs.label == DIRECT
-    return float(np.quantile(near[inside], MISSED)) if inside.any() else -30.0
+    if not inside.any():
+        return [-30.0, 60.0]
+    _, query = np.unique(pairs.query, return_inverse=True)
+    best = np.full(query.max() + 1, -np.inf)
+    np.maximum.at(best, query, near)
+    behind = (best[query] - near)[inside]
+    return [float(np.quantile(near[inside], MISSED)), float(np.quantile(behind, 1 - MISSED))]
 
 
 def thresholds(

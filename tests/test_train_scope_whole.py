@@ -1,0 +1,53 @@
+"""The scope classifier's whole job in miniature: it runs, goes on after a stop, and what it writes is loaded and used."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "train"))
+
+pytest.importorskip("sklearn", reason="training needs the extra `train`")
+
+import scope as job  # noqa: E402
+
+from memedit.edit import Edit  # noqa: E402
+from memedit.scope import SHIPPED, ScopeClassifier  # noqa: E402
+from memedit.training import combining  # noqa: E402
+
+pytestmark = pytest.mark.data
+
+
+def test_the_whole_job_in_miniature(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = job.Settings(
+        data=data, out=tmp_path / "out", work=tmp_path / "work", limit=8, rounds=1, pairs=320, settled=96, batch=16,
+        sizes=(1, 10), queries=60, ground=200, trees=10, leaves=4,
+    )  # fmt: skip
+    whole = combining.combine
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(combining, "combine", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        job.train(s)
+    assert not (s.out / "scope.json").exists()
+    monkeypatch.setattr(combining, "combine", whole)
+    job.train(s)  # the pair model's rounds are done: it goes on behind them
+
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        if not (s.out / name).exists():
+            (s.out / name).symlink_to(SHIPPED / name)
+    made = ScopeClassifier.load(s.out)
+    edit = Edit(prompt="The capital of France is", target="Lyon", subject="France")
+    asked = ["The capital of France is", "How do I boil an egg?"]
+    stored = made.encode(made.texts(edit))
+    own, other = made.judge(asked, made.encode(asked), [[edit], [edit]], [stored[None], stored[None]])
+    assert own[0, 0] == 1
+    assert other.max() < 1
+    assert made.settings["trained_with"]["pairs"] == 320
+    assert np.isfinite([made.threshold(n) for n in (1, 10, 100)]).all()
