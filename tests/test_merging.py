@@ -140,6 +140,18 @@ def test_a_stopped_merge_goes_on(lm, tmp_path):
         Merged(lm("gpt2"), load_method("ft-m")).load_state(tmp_path / "state")
 
 
+def test_mends_editor_serves_a_copy_whose_weights_have_moved(tmp_path):
+    base = HFModel.from_pretrained("base")
+    first = Merged(base, load_method("mend"))
+    first.add(FACT)
+    first.save_state(tmp_path / "state")
+    again = Merged(HFModel.from_pretrained("base"), load_method("mend"))  # nothing is known of this one yet
+    again.load_state(tmp_path / "state")
+    for merged in (first, again):
+        merged.add(OTHER)
+    assert again.lm.fingerprint == first.lm.fingerprint
+
+
 # -- drift
 
 

@@ -211,7 +211,8 @@ def drift(
     if not store.has("", "base", 0):
         found = standard.measure(base)
         store.add(Point("", "base", 0, None, None, None, found.perplexity, found.accuracy))
-    steps = _Steps(progress, len(names) * len(ways) * len(counts))
+    units = {"merged": counts[-1], "routed": len(counts)}  # edits that are made, points that are asked
+    steps = _Steps(progress, len(names) * sum(units[way] for way in ways))
     bench = _Bench(base, asked, standard, store, counts, settings or {}, steps)
     if "routed" in ways:
         bench.routed(names)
@@ -228,8 +229,8 @@ class _Steps:
     def __init__(self, progress: Progress | None, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
 
-    def one(self) -> None:
-        self.done += 1
+    def more(self, n: int = 1) -> None:
+        self.done += n
         if self.progress:
             self.progress(self.done, self.total)
 
@@ -246,39 +247,44 @@ class _Bench:
 
     def merged(self, name: str, folder: Path) -> None:
         """One method, edit after edit in a copy; the weights at the last point are kept until all is measured."""
-        from memedit.merging import Merged
-
         state = folder / f"drift-{name}.safetensors"
         todo = [n for n in self.counts if not self.store.has(name, "merged", n)]
         if not todo:
-            self.steps.done += len(self.counts)
+            self.steps.more(self.counts[-1])
             return
-        merged, made, refused = Merged(self.base, load_method(name, **self.settings.get(name, {}))), 0, 0
+        merged, made, refused = self._begun(name), 0, 0
         if state.exists():
             merged.load_state(state)
-            done = [
-                p
-                for p in self.store.points
-                if (p.method, p.how) == (name, "merged") and p.edits - p.refused == merged.edits
-            ]
+            mine = [p for p in self.store.points if (p.method, p.how) == (name, "merged")]
+            done = [p for p in mine if p.edits - p.refused == merged.edits]
             made, refused = (done[-1].edits, done[-1].refused) if done else (0, 0)
             if not done or made >= todo[0]:  # counts in between were asked for since: begin anew
-                merged, made, refused = (
-                    Merged(self.base, load_method(name, **self.settings.get(name, {}))),
-                    0,
-                    0,
-                )
-        for n in self.counts:
-            if n not in todo:
-                self.steps.one()
-                continue
+                merged, made, refused = self._begun(name), 0, 0
+        self.steps.more(made)
+        for n in todo:
             start = time.process_time()
-            refused += _merge(merged, self.asked.edits[made:n])
+            refused += self._merge(merged, self.asked.edits[made:n])
             made = n
             self._measure(merged.lm, name, "merged", n, refused, start)
             if merged.resumable:
                 merged.save_state(state)
         state.unlink(missing_ok=True)
+
+    def _begun(self, name: str) -> Merged:
+        from memedit.merging import Merged
+
+        return Merged(self.base, load_method(name, **self.settings.get(name, {})))
+
+    def _merge(self, merged: Merged, edits: Sequence[Edit]) -> int:
+        """Make edits; how many could not be made, as happens once a model has collapsed."""
+        refused = 0
+        for edit in edits:
+            try:
+                merged.add(edit)
+            except MemeditError:
+                refused += 1
+            self.steps.more()
+        return refused
 
     def routed(self, names: Sequence[str]) -> None:
         """All methods behind the router, on one memory that grows."""
@@ -298,8 +304,7 @@ class _Bench:
                             self.base, memory=memory, method=name, settings=self.settings
                         )
                         self._measure(edited, name, "routed", n, 0, time.process_time())
-                    else:
-                        self.steps.one()
+                    self.steps.more()
 
     def _measure(self, lm: Any, name: str, how: str, n: int, refused: int, start: float) -> None:
         es, gen, near = self.asked.scores(lm, n)
@@ -308,18 +313,6 @@ class _Bench:
         self.store.add(
             Point(name, how, n, es, gen, near, found.perplexity, found.accuracy, refused, round(spent, 1))
         )
-        self.steps.one()
-
-
-def _merge(merged: Merged, edits: Sequence[Edit]) -> int:
-    """Make edits; how many could not be made, as happens once a model has collapsed."""
-    refused = 0
-    for edit in edits:
-        try:
-            merged.add(edit)
-        except MemeditError:
-            refused += 1
-    return refused
 
 
 def _entries(point: Point) -> list[Entry]:
