@@ -41,6 +41,7 @@ from counterfactual_eval import Question, compared, measured, questions, table
 from counterfactual_writer import Texts
 from processes import part_of, started_by_accelerate, summed, summed_gradients
 from relation_bank import FILES
+from written import FORMS, QUESTIONS
 
 from memedit.adapter import CONFIG, FORMAT, WEIGHTS, weights_hash
 from memedit.loading import find_model
@@ -51,7 +52,8 @@ SHIPPED = ROOT / "memedit" / "pretrained" / "counterfactual"
 SHARES = {"asked": 1.0, "judged": 2.0, "erased": 0.4, "steps": 0.4}
 DATA_FILES = (
     "splits.json", "pararel/triples_scope_train.jsonl", "pararel/patterns.jsonl", "counterfact/counterfact-train.json",
-    "zsre/zsre_mend_train-1k.json", "knowedit/wiki_counterfact_train.json", "knowedit/wiki_recent_train.json",
+    "zsre/zsre_mend_train-1k.json", "general_qa/nq_open_dev_clean.jsonl", "general_qa/webquestions.json",
+    "knowedit/wiki_counterfact_train.json", "knowedit/wiki_recent_train.json",
     "mquake/pokemqa-cls-filtered.json", "corpora/world-cities.csv", "corpora/countries.json",
 )  # fmt: skip
 
@@ -268,7 +270,7 @@ def source_hash(s: Settings) -> str:
     digest = hashlib.sha256(json.dumps(decisive).encode())
     files = [
         *(Path(s.data) / name for name in DATA_FILES),
-        *FILES,
+        *(*FILES, FORMS, QUESTIONS),
         FACTS,
         *([Path(s.more)] if s.more else []),
     ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import written
 from base_data import CLAIMS, Fact, Knowledge, is_dev, wikipedia
 from counterfactual_bank import Relation, bare, order, read
 from scope_data import Data
@@ -150,10 +151,13 @@ class Sources:
 
     def _public(self) -> None:
         data, self.wild, self.stepped = self.data, [], []
+        forms = written.forms()
         ends: set[str] = set(self.knowledge.any_object)
         for row in data.rows("zsre/zsre_mend_train-1k.json", "train"):
             if self._open(row["subject"]) and row["subject"] in row["src"]:
-                self.wild.append(Asked(row["src"], (row["rephrase"],), row["subject"]))
+                more = forms[written.number_of(row["src"].replace(row["subject"], "[X]"))]["asks"]
+                others = (row["rephrase"], *(form.replace("[X]", row["subject"]) for form in more))
+                self.wild.append(Asked(row["src"], others, row["subject"]))
                 ends |= {row["alt"], *row["answers"]}
         for name in ("wiki_counterfact", "wiki_recent"):
             for row in data.rows(f"knowedit/{name}_train.json", "train"):
@@ -174,6 +178,11 @@ class Sources:
         for prompt, questions in self.knowledge.natural:
             if self._open(shared(prompt, questions) or guesses(prompt)[0]):
                 self.natural.append(Asked(prompt, tuple(questions), ""))
+        for question in written.questions(data):
+            if not all(map(self._open, guesses(question.text))):
+                continue
+            ends.add(question.answers[0])
+            self.natural.append(Asked(question.text, question.asks, ""))
         self.any_object = sorted(e for e in ends if e and len(e) < 60)
 
     def _open(self, subject: str) -> bool:

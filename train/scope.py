@@ -7,9 +7,9 @@
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
 relations; then lenses and trees are made on the others, which it never saw; then it learns these too, and the trees
 see it again, on edits drawn anew over all relations. Probabilities and thresholds are calibrated on further ones.
-Beside it: `scope_data.py` reads the public data, `relation_bank.py` our relations, `scope_forms.py`, `scope_users.py` and
-`scope_countries.py` put cases together, `worn.py` wears them, `scope_encoder.py` has the encoder's files. What users' own
-trainings share is memedit.training.
+Beside it: `scope_data.py` reads the public data, `relation_bank.py` and `written.py` our wordings, `scope_forms.py`,
+`scope_users.py` and `scope_countries.py` put cases together, `worn.py` wears them, `scope_encoder.py` has the encoder's
+files. What users' own trainings share is memedit.training.
 `memedit eval scope` measures the result.
 """
 

@@ -7,25 +7,20 @@ those that a data set brings. `varied` adds what people do to a text: lower case
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import written
 from relation_bank import Relation, bank, kindred
 from scope_data import Case, Data, Query, chance, counterfacts, make
 from worn import worn
 
 from memedit.subjects import content
 from memedit.training.cases import IN_SCOPE
-
-FORMS = Path(__file__).parent / "form_paraphrases.jsonl"
-
 
 KINDS = {
     "person": "P19 P20 P27 P106 P103 P1303 P101 P108 P39 P413 P937 P1412 P136",
@@ -249,11 +244,11 @@ def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterato
     for relation in relations:
         by_number[relation.number].append(relation)
     world = World.of(data, rng)
-    written = forms_written()
+    forms = written.forms()
     for case in cases:
         subject = case.edit.subject or case.about
         known = [r for r in by_number.get(case.relation, ()) if case.relation and r.asks]
-        row = written.get(int(hashlib.sha256(case.relation.encode()).hexdigest()[:8], 16))
+        row = forms.get(written.number_of(case.relation))
         more: list[Query] = []
         if subject and known and case.source != "invented":
             relation = rng.choice(known)
@@ -266,15 +261,6 @@ def asked_anew(data: Data, cases: Sequence[Case], rng: random.Random) -> Iterato
         elif subject and row:
             more += _written(row, subject, case.edit.target or "", rng)
         yield replace(case, queries=tuple(dict.fromkeys((*case.queries, *more)))) if more else case
-
-
-def forms_written() -> dict[int, dict[str, list[str]]]:
-    """What FORMS holds of each form, by the form's hash: "asks", "claims", "not"."""
-    out: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in map(json.loads, FORMS.read_text(encoding="utf-8").splitlines()):
-        for kind in ("asks", "claims", "not"):
-            out[row["of"]][kind] += row.get(kind, ())
-    return out
 
 
 def _written(row: dict[str, list[str]], subject: str, target: str, rng: random.Random) -> Iterator[Query]:

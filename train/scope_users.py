@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from scope_data import Data
+from written import questions
 
 from memedit.subjects import content
 from memedit.training.cases import Case, Query, chance, make
-
-WRITTEN = Path(__file__).parent / "question_paraphrases.jsonl"
 
 # Ways of asking the same, by rule: enough to teach that wording is free, few enough to be right.
 REWORDINGS = (
@@ -75,26 +72,17 @@ def natural(questions: Sequence[tuple[str, tuple[str, ...]]], rng: random.Random
 
 
 def written(data: Data) -> Iterator[Case | None]:
-    """Users' questions of the train parts as edits, with paraphrases and near misses that people wrote."""
-    nq = data.rows("general_qa/nq_open_dev_clean.jsonl")
-    webq = data.rows("general_qa/webquestions.json")
-    for line in WRITTEN.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["file"] == "nq":
-            text, answers = nq[row["row"]]["question"], nq[row["row"]]["answer"]
-        else:
-            text, answers = webq[row["row"]]["qText"], webq[row["row"]]["answers"]
-        if not answers:
-            continue
-        queries = [Query(text, "own"), *(Query(q, "paraphrase") for q in row["asks"])]
-        queries += [Query(q, "paraphrase") for q in reworded(text)[:1]]
-        queries += [Query(q, "same_subject") for q in row["not"]]
-        way = chance(text)
+    """Users' questions of the train parts as edits, with paraphrases and near misses that were written for them."""
+    for row in questions(data):
+        queries = [Query(row.text, "own"), *(Query(q, "paraphrase") for q in row.asks)]
+        queries += [Query(q, "paraphrase") for q in reworded(row.text)[:1]]
+        queries += [Query(q, "same_subject") for q in row.near]
+        way, target = chance(row.text), row.answers[0]
         if way < 0.5:
-            yield make("written", queries, text, prompt=text, target=answers[0])
+            yield make("written", queries, row.text, prompt=row.text, target=target)
         elif way < 0.75:
-            yield make("written", queries, text, statement=row["says"])
+            yield make("written", queries, row.text, statement=row.says)
         else:  # asked in one wording, remembered in another
             own, *rest = queries[1:]
-            queries = [Query(own.text, "own"), Query(text, "paraphrase"), *rest]
-            yield make("written", queries, text, prompt=own.text, target=answers[0])
+            queries = [Query(own.text, "own"), Query(row.text, "paraphrase"), *rest]
+            yield make("written", queries, row.text, prompt=own.text, target=target)
