@@ -27,6 +27,7 @@ from scope_data import Data
 
 FOLDER = Path(__file__).parent / "relations"
 FILES = tuple(sorted(FOLDER.glob("*.txt")))
+KIN = FOLDER / "kin.tsv"
 MARKS = {"+": "keywords", "=": "claims", "~": "ripples", "<": "reversed", "!": "misses"}
 
 
@@ -106,11 +107,11 @@ def kindred(relations: Sequence[Relation]) -> dict[str, list[Relation]]:
     """
     by_name = {(r.kind, r.name): r for r in relations}
     out: dict[str, list[Relation]] = defaultdict(list)
-    for line in (FOLDER / "kin.tsv").read_text(encoding="utf-8").splitlines():
+    for line in KIN.read_text(encoding="utf-8").splitlines():
         kind, *names = line.split("\t")
         missing = [name for name in names if (kind, name) not in by_name]
         if len(names) != 2 or missing:
-            raise ValueError(f"{FOLDER / 'kin.tsv'}: {line!r} names no two relations of relations/*.txt")
+            raise ValueError(f"{KIN}: {line!r} names no two relations of relations/*.txt")
         one, two = (by_name[kind, name] for name in names)
         out[one.key].append(two)
         out[two.key].append(one)

@@ -16,6 +16,7 @@ files. What users' own trainings share is memedit.training.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import sys
 from collections.abc import Sequence
@@ -27,10 +28,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
+import relation_bank
 import scope_countries
 import scope_data as data_of
 import scope_forms
 import scope_users
+import written
 from scope_data import Data
 from scope_encoder import load_encoder, remembering
 
@@ -160,11 +163,13 @@ class Job:
     apart: list[Case]  # for calibration
     near: list[tuple[str, Edit, str]]  # see `strangers`
     questions: tuple[list[str], list[str], list[str]]  # general ones: for trees, calibration, thresholds
+    digests: dict[str, str]  # of the public files
 
     @classmethod
     def of(cls, settings: Settings) -> Job:
         """Read, sorted, and with what had to be encoded for that."""
-        cases, general, calibration = gather(Data(settings.data), settings)
+        data = Data(settings.data)
+        cases, general, calibration = gather(data, settings)
         encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
         classifier = combining.untrained(encoder, settings.out, settings.lower)
         learnt, grown, apart = parts(trusted(classifier, cases), settings)
@@ -173,7 +178,14 @@ class Job:
         encoder.save()
         half = len(general) // 2
         return cls(
-            settings, classifier, learnt, grown, apart, near, (general[:half], general[half:], calibration)
+            settings,
+            classifier,
+            learnt,
+            grown,
+            apart,
+            near,
+            (general[:half], general[half:], calibration),
+            data.digests,
         )
 
     @property
@@ -233,6 +245,10 @@ def train(settings: Settings) -> None:
     classifier.encoder.save()  # type: ignore[attr-defined]
     elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
     about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
+    wordings = (*relation_bank.FILES, relation_bank.KIN, written.FORMS, written.QUESTIONS)
+    about["data"] = job.digests | {
+        str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in wordings
+    }
     combining.write(classifier, settings.out, weights, about)
 
 

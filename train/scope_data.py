@@ -7,6 +7,7 @@ set that is only for development are dropped from the train part.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ class Data:
 
     folder: Path
     split: dict[str, Any] = field(init=False)
+    digests: dict[str, str] = field(
+        init=False, default_factory=dict
+    )  # of every file read as rows: sha256, 16 digits
     reserved: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -36,6 +40,7 @@ class Data:
     def rows(self, name: str, part: Part | None = None) -> list[dict[str, Any]]:
         """The rows of a file, JSON or JSON lines; with a part, those that splits.json gives to it."""
         text = (self.folder / name).read_text(encoding="utf-8")
+        self.digests.setdefault(name, hashlib.sha256(text.encode()).hexdigest()[:16])
         found = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
         return [found[i] for i in self.split[name][part]] if part else found
 
