@@ -164,16 +164,16 @@ class EditedModel:
         )
 
     def route(self, prompts: Any, at: str | datetime | None = None) -> list[Route]:
-        """Which edits each prompt would use, and why; no model is asked.
+        """Which edits each prompt would use, and why; no model is asked, unless the default method plans by it (`mello`).
 
         Args:
             prompts: texts, also rendered chats; or conversations, as for `chat`. at: whose facts hold; None for now.
         """
         talks = conversations_in(prompts)
         if talks is not None:
-            return self.router.route_chat([Conversation.of(messages) for messages in talks], at)
+            return self._judged(["" for _ in talks], [Conversation.of(messages) for messages in talks], at)
         prompts = as_texts(prompts)
-        return routed(self.router, prompts, self.asked.in_texts(prompts), at)
+        return self._judged(prompts, self.asked.in_texts(prompts), at)
 
     def generate(
         self,
@@ -252,7 +252,9 @@ class EditedModel:
         for start in range(0, len(talks), size):
             ids, mask, known = self.asked.batch(talks[start : start + size], **(template or {}))
             self.base.check_length([talk.turns[talk.last].text for talk in known], mask, options)
-            some = self.router.route_chat(known, at) if routes is None else routes[start : start + size]
+            some = (
+                self._judged([""] * len(known), known, at) if routes is None else routes[start : start + size]
+            )
             own = {**options, "attention_mask": mask}
             answers = self._generate_ids(ids, some, talks=known, seed=seed, **own)
             out += self.asked.answers(answers, ids.shape[1])
@@ -308,7 +310,7 @@ class EditedModel:
         if not route.fired:
             return Explanation(route, prompt, base, base)
         talks = self.asked.in_texts([prompt])
-        with self.knowing([[c.edit for c in route.edits]], talks) as lm:
+        with self.knowing([[c.edit for c in route.edits]], talks, [route.at]) as lm:
             (text,) = lm.generate([prompt], **options)
         (read,) = lm.read
         before = prompt.rfind(talks[0].turns[talks[0].last].text) if talks[0] else 0
@@ -318,10 +320,14 @@ class EditedModel:
             base,
             text,
             tuple(piece.text for piece in read.left_out),
+            read.steps,
         )
 
     def knowing(
-        self, edits_per_row: Sequence[Sequence[Edit]], talks: Talks | None = None
+        self,
+        edits_per_row: Sequence[Sequence[Edit]],
+        talks: Talks | None = None,
+        times: Sequence[str | datetime | None] | None = None,
     ) -> AbstractContextManager[RowsModel]:
         """The base as a model whose row i knows `edits_per_row[i]`, whatever their methods.
 
@@ -330,8 +336,9 @@ class EditedModel:
 
         Args:
             talks: the rows that are conversations, None for the others: edits are stated before the last user turn.
+            times: whose facts hold for each row, for methods that look the memory up themselves; None for now.
         """
-        return self._knowing(edits_per_row, talks)
+        return self._knowing(edits_per_row, talks, times)
 
     def _routes(
         self,
@@ -340,9 +347,16 @@ class EditedModel:
         talks: Talks,
         at: str | datetime | None = None,
     ) -> list[Route]:
-        routes = routed(self.router, prompts, talks, at) if routes is None else list(routes)
+        routes = self._judged(prompts, talks, at) if routes is None else list(routes)
         same_number(prompts, routes, "routes")
         return routes
+
+    def _judged(self, texts: Sequence[str], talks: Talks, at: str | datetime | None) -> list[Route]:
+        """The router's verdicts, and a method's that is asked before the router's no is final; texts of talks don't count."""
+        asked = [
+            t if talk is None else talk.turns[talk.last].text for t, talk in zip(texts, talks, strict=True)
+        ]
+        return self._knowing.asked_first(routed(self.router, texts, talks, at), asked)
 
     def _by_route(
         self,
@@ -356,7 +370,9 @@ class EditedModel:
         parts = [(plain, answer(plain, self.base))] if plain else []
         if edited:
             with self.knowing(
-                [[c.edit for c in routes[i].edits] for i in edited], [talks[i] for i in edited]
+                [[c.edit for c in routes[i].edits] for i in edited],
+                [talks[i] for i in edited],
+                [routes[i].at for i in edited],
             ) as lm:
                 parts.append((edited, answer(edited, lm)))
         out: dict[int, list[Any]] = {}
@@ -389,7 +405,7 @@ class EditedModel:
         ids = batches.realigned(ids, options, pad, tokenizer.eos_token_id)
         talks = self.asked.in_ids(ids, options.get("attention_mask")) if talks is None else talks
         if routes is None:
-            routes = routed(self.router, self.asked.texts_of(ids, options.get("attention_mask")), talks, at)
+            routes = self._judged(self.asked.texts_of(ids, options.get("attention_mask")), talks, at)
         same_number(ids, routes, "routes")
         edited = [i for i, route in enumerate(routes) if route.fired]
         if not edited:
@@ -401,7 +417,7 @@ class EditedModel:
             )  # the model's default may be one of fixed size
         plain = [i for i, route in enumerate(routes) if not route.fired]
         edits = [[c.edit for c in routes[i].edits] for i in edited]
-        with self.knowing(edits, [talks[i] for i in edited]) as lm:
+        with self.knowing(edits, [talks[i] for i in edited], [routes[i].at for i in edited]) as lm:
             if not plain:
                 return lm.generate_ids(**{"input_ids": ids, **options}, seed=seed)
             parts = [(edited, lm.generate_ids(**batches.rows_of(ids, options, edited), seed=seed))]

@@ -14,6 +14,7 @@ from memedit.metrics import bootstrap, contains, exact, starts_with
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel
+    from memedit.lm import LM
 
 Progress = Callable[[int, int], None]
 
@@ -23,8 +24,8 @@ class Answer:
     """One query, asked of the edited model and of its base.
 
     Attributes:
-        kind: the query's; "unrelated" for general questions. fired: ids of the edits used.
-        right: whether an edit of the case itself was among them (None out of scope).
+        kind: the query's; "unrelated" for general questions. fired: ids of the edits used; None of a model with the edits
+            in its weights, which has no router. right: whether an edit of the case itself was among them (None out of scope).
     """
 
     kind: str
@@ -33,7 +34,7 @@ class Answer:
     answers: tuple[str, ...]
     base: str
     text: str
-    fired: tuple[int, ...]
+    fired: tuple[int, ...] | None
     right: bool | None
 
     @property
@@ -61,13 +62,7 @@ def ask_all(
     Returns:
         One `Answer` per query: the cases' in order, then the unrelated ones.
     """
-    asked: list[tuple[str, str, str, tuple[str, ...], int]] = [
-        (q.kind, c.id, q.prompt, q.answers, -1 if q.of is None else own[q.of])
-        for c, own in zip(cases, ids, strict=True)
-        for q in c.queries
-        if q.kind != "ripple"
-    ]
-    asked += [("unrelated", "", prompt, (), -1) for prompt in unrelated]
+    asked = _asked(cases, ids, unrelated)
     order = sorted(range(len(asked)), key=lambda i: len(asked[i][2]))  # like lengths together: less padding
     out: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
@@ -84,6 +79,45 @@ def ask_all(
         if progress:
             progress(len(out), len(asked))
     return [out[i] for i in range(len(asked))]
+
+
+def ask_merged(
+    lm: LM,
+    base: LM,
+    cases: Sequence[Case],
+    unrelated: Sequence[str] = (),
+    *,
+    max_new_tokens: int = 16,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """As `ask_all`, of a model with the edits in its weights, and of the base it was made from."""
+    asked = _asked(cases, [[-1] * len(c.edits) for c in cases], unrelated)
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i][2]))
+    out: dict[int, Answer] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        prompts = [asked[i][2] for i in rows]
+        both = [m.generate(prompts, max_new_tokens=max_new_tokens, do_sample=False) for m in (lm, base)]
+        for i, text, before in zip(rows, *both, strict=True):
+            kind, case, prompt, answers, _ = asked[i]
+            out[i] = Answer(kind, case, prompt, answers, before, text, None, None)
+        if progress:
+            progress(len(out), len(asked))
+    return [out[i] for i in range(len(asked))]
+
+
+def _asked(
+    cases: Sequence[Case], ids: Sequence[Sequence[int]], unrelated: Sequence[str]
+) -> list[tuple[str, str, str, tuple[str, ...], int]]:
+    """All that is asked: kind, case, prompt, answers, id of the edit that it is about (-1: of none)."""
+    asked = [
+        (q.kind, c.id, q.prompt, q.answers, -1 if q.of is None else own[q.of])
+        for c, own in zip(cases, ids, strict=True)
+        for q in c.queries
+        if q.kind != "ripple"
+    ]
+    return [*asked, *(("unrelated", "", prompt, (), -1) for prompt in unrelated)]
 
 
 def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -104,7 +138,7 @@ def summarise(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     for kind in ("locality", "unrelated"):
         of_kind = [a for a in answers if a.kind == kind]
         rows.append(_row(kind, "output unchanged", [a.unchanged for a in of_kind]))
-        rows.append(_row(kind, "no edit fired", [not a.fired for a in of_kind]))
+        rows.append(_row(kind, "no edit fired", [not a.fired for a in of_kind if a.fired is not None]))
     return [row for row in rows if row["n"]]
 
 

@@ -16,6 +16,7 @@ class Explanation:
         read: what the model is given: context (none where no edit fires) and prompt.
         base_text, text: the frozen base's new text, and the edited model's.
         left_out: facts and demonstrations that there was no room for.
+        steps: what a method that answers in several steps (`mello`) has asked and found, a line each.
     """
 
     route: Route
@@ -23,6 +24,7 @@ class Explanation:
     base_text: str
     text: str
     left_out: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """For people, a few lines."""
@@ -41,4 +43,5 @@ class Explanation:
                 f"  edit {c.id}  {c.probability:.3f} of {route.threshold:.3f}  {c.edit.statement}  ({c.reason})"
             )
         lines += [f"  left out: {text.strip()}" for text in self.left_out]
+        lines += [f"  step: {step}" for step in self.steps]
         return "\n".join([*lines, "read:", *(f"  {line}" for line in self.read.splitlines())])

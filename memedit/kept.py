@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from memedit.errors import MemeditError, MemoryError_
+from memedit.errors import MemeditError, MemoryError_, MethodError
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
     from memedit.lm import HFModel
     from memedit.memory import EditMemory, Record
+    from memedit.methods._effects import Effect
     from memedit.methods._patch import Patch
     from memedit.methods.base import EditMethod
+    from memedit.methods.patched import PatchMethod
 
 BUDGET = 256 << 20  # bytes of patches that are held ready
 _log = logging.getLogger("memedit")
@@ -146,6 +148,34 @@ def prepare(
             )  # fmt: skip
         except MemeditError as error:
             yield Prepared(record.id, method.name, error=str(error))
+
+
+def adopt(
+    memory: EditMemory,
+    base: HFModel,
+    method: PatchMethod,
+    record: Record,
+    modules: Mapping[str, Effect],
+    source: str,
+) -> Prepared:
+    """Keep effects that were made elsewhere as what a method would have prepared for an edit of this base.
+
+    Args:
+        source: where they come from, for people (`memedit show`).
+
+    Raises:
+        MethodError: the method does not serve the edit.
+    """
+    from memedit.methods._patch import Patch
+
+    method.check(record.edit)
+    key = method.key(base, record.edit)
+    spent = {"seconds": "0", "cpu_seconds": "0"}  # here
+    about = {**method.about(base, record.edit), **spent, "modules": str(len(modules)), "from": source}
+    patch = Patch(modules, about)
+    if memory.keep_patch(record.edit, key, method.name, patch.to_bytes()) == 0:
+        raise MethodError(f"edit {record.id} is not live, and gets no patch; name a live one")
+    return Prepared(record.id, method.name, key, True, 0.0, patch.size)
 
 
 def described(memory: EditMemory, edit_id: int) -> list[dict[str, Any]]:

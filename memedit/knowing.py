@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from memedit.asked import Talks
 from memedit.demonstrations import handed
 from memedit.kept import MemoryPatches, bound
-from memedit.methods import load_method, method_info, settings_by_name
-from memedit.router import Router
+from memedit.methods import METHODS, load_method, method_info, settings_by_name
+from memedit.router import Candidate, Route, Router
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
@@ -38,21 +40,25 @@ class Knowing:
 
     @contextmanager
     def __call__(
-        self, edits_per_row: Sequence[Sequence[Edit]], talks: Talks | None = None
+        self,
+        edits_per_row: Sequence[Sequence[Edit]],
+        talks: Talks | None = None,
+        times: Sequence[str | datetime | None] | None = None,
     ) -> Iterator[RowsModel]:
         """See `EditedModel.knowing`."""
         from memedit.methods._rows import Row, rows_applied
         from memedit.methods._together import together
 
         talks = [None] * len(edits_per_row) if talks is None else talks
+        times = [None] * len(edits_per_row) if times is None else times
         shared: list[tuple[int, Row]] = []
-        alone: dict[str, list[int]] = {}
+        alone: dict[tuple[str, str | datetime | None], list[int]] = {}
         for i, (edits, talk) in enumerate(zip(edits_per_row, talks, strict=True)):
             by_method = self._by_method(edits)
             own = [name for name in by_method if self._method(name).answers_itself]
             if own:
                 newest = next(name for e in reversed(edits) if (name := self._router.method_of(e)) in own)
-                alone.setdefault(newest, []).append(i)
+                alone.setdefault((newest, times[i]), []).append(i)
                 continue
             row = Row(tail=None if talk is None else talk.tail)
             for name, some in by_method.items():
@@ -63,11 +69,31 @@ class Knowing:
             if shared or not alone:
                 lm = stack.enter_context(rows_applied(self._base, [row for _, row in shared]))
                 parts.append(([i for i, _ in shared], lm))
-            for name, rows in alone.items():
+            for (name, at), rows in alone.items():
                 theirs = [edits_per_row[i] for i in rows]
-                applied = self._method(name).applied(self._base, theirs, [talks[i] for i in rows])
+                method = self._method(name).at(at)
+                applied = method.applied(self._base, theirs, [talks[i] for i in rows])
                 parts.append((rows, stack.enter_context(applied)))
             yield together(self._base, parts)
+
+    def asked_first(self, routes: Sequence[Route], questions: Sequence[str]) -> list[Route]:
+        """The verdicts, with those by which no edit fires laid before the default method where it wants to be asked.
+
+        Edits that it needs on the way to an answer fire after all (`mello`), if they are its own to serve.
+        """
+        name, out = self._router.default_method, list(routes)
+        idle = [i for i, route in enumerate(routes) if not route.fired and questions[i].strip()]
+        info = METHODS.get(name)
+        if info is None or not info.asks or not idle or not len(self._router.memory):
+            return out
+        for at in dict.fromkeys(routes[i].at for i in idle):
+            rows = [i for i in idle if routes[i].at == at]
+            found = self._method(name).at(at).found(self._base, [questions[i] for i in rows])
+            for i, hits in zip(rows, found, strict=True):
+                own = [hit for hit in hits if self._router.method_of(hit.edit) == name]
+                if own:
+                    out[i] = _on_the_way(out[i], own, name)
+        return out
 
     def _by_method(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
         parts: dict[str, list[Edit]] = {}
@@ -77,6 +103,26 @@ class Knowing:
 
     def _method(self, name: str) -> EditMethod:
         if name not in self._methods:
-            given = {**handed(method_info(name).handed, self._router.memory), **self._settings.get(name, {})}
+            what = method_info(name).handed
+            given = {**handed(what, self._router.memory), **self._settings.get(name, {})}
+            if what == "lookup":
+                given["lookup"] = self._hits
             self._methods[name] = bound(load_method(name, **given), self._patches)
         return self._methods[name]
+
+    def _hits(self, questions: Sequence[str], at: str | datetime | None) -> list[list[Candidate]]:
+        """For each question the edits that it asks for, as the router sees it, oldest first."""
+        return [[c for c in r.edits if c.kind == "direct"] for r in self._router.route(questions, at)]
+
+
+def _on_the_way(route: Route, hits: Sequence[Candidate], method: str) -> Route:
+    """A verdict in which edits that only a step of the answer asks for fire."""
+    fired = {
+        hit.id: replace(hit, kind="ripple", reason=f"a step on the way asks for it: {hit.reason}")
+        for hit in hits
+    }
+    nearest = sorted(
+        (*fired.values(), *(c for c in route.nearest if c.id not in fired)), key=lambda c: -c.probability
+    )
+    edits = tuple(fired[id] for id in sorted(fired))
+    return replace(route, edits=edits, nearest=tuple(nearest), method=method)

@@ -182,7 +182,7 @@ class HFModel:
             seed: for sampling; the caller's random state is left as it was.
             options: as for Hugging Face's `generate`; for texts, max_new_tokens is 32 where nothing is said.
         """
-        with _seeded(seed):
+        with seeded(seed):
             if not are_texts(prompts):
                 return self.generate_ids(**({} if prompts is None else {"input_ids": prompts}), **options)
             prompts, options = as_texts(prompts), self.text_options(options)
@@ -382,7 +382,7 @@ _SEEDING = threading.RLock()
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Sampling reads the process's one generator, so that seeded calls of several threads go one after the other."""
     if seed is None:
         yield

@@ -54,6 +54,7 @@ class Route:
         nearest: all that were judged, most probable first, with the reason for each.
         threshold: the probability from which an edit fires, at the memory's size.
         method: of the newest edit that fires; None where none does.
+        at: the time whose facts it is about; None for now.
     """
 
     query: str
@@ -61,6 +62,7 @@ class Route:
     nearest: tuple[Candidate, ...]
     threshold: float
     method: str | None
+    at: str | datetime | None = None
 
     @property
     def fired(self) -> bool:
@@ -128,6 +130,11 @@ class Router:
         """The scope classifier; the memory's own encoder where none was given."""
         return self._classifier if self._classifier is not None else self.memory.encoder  # type: ignore[return-value]
 
+    @property
+    def default_method(self) -> str:
+        """The method of edits that name none: the router's, else the memory's default."""
+        return self.method or self.memory.default_method
+
     def method_of(self, edit: Edit) -> str:
         """The method that serves this edit: the router's, else the edit's own, else the memory's default."""
         return self.method or edit.method or self.memory.default_method
@@ -152,7 +159,7 @@ class Router:
         verdicts = classifier.judge(queries, vectors, [[n.record.edit for n in row] for row in near], stored)
         threshold = classifier.threshold(size, self.false_fire_rate)
         return [
-            self._verdict(query, row, verdict, threshold)
+            replace(self._verdict(query, row, verdict, threshold), at=at)
             for query, row, verdict in zip(queries, near, verdicts, strict=True)
         ]
 

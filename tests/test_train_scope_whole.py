@@ -1,4 +1,4 @@
-"""The scope classifier's whole job in miniature: it runs through, goes on after a stop, and what it writes is loaded and used."""
+"""The scope classifier's whole job in miniature: it runs, goes on after a stop, and what it writes is loaded and used."""
 
 from __future__ import annotations
 

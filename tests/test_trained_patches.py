@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
@@ -13,6 +15,7 @@ from memedit.lm import HFModel
 from memedit.methods import load_method
 from memedit.methods._effects import LowRank, Replaced
 from memedit.methods._locate import ask
+from memedit.methods._twin import twin
 from memedit.methods.ft_l import at_once
 from memedit.methods.grace import Entry, entered
 from memedit.methods.lora import projections
@@ -21,6 +24,11 @@ FACT = Edit(prompt="The capital of France is", target="Lyon", subject="France")
 SAME = Edit(prompt="France has its capital in", target="Lyon", subject="France")
 OTHER = Edit(prompt="The capital of Peru is", target="Cusco", subject="Peru")
 PROMPTS = [FACT.prompt, "Two and two", "Grass, as all say, is"]
+
+
+def lora(**settings):
+    pytest.importorskip("peft", reason="lora is trained by peft, an optional package")
+    return load_method("lora", **settings)
 
 
 def scores(model, prompts, base):
@@ -123,7 +131,8 @@ def test_what_reads_no_weights_takes_quantised_layers(name):
     base = HFModel(tiny_model("llama"), tiny_tokenizer())
     for block in base.model.model.layers:
         block.mlp.down_proj.__class__ = Linear8bitLt
-    assert load_method(name, steps=1).prepare(base, FACT).modules
+    method = lora(steps=1) if name == "lora" else load_method(name, steps=1)
+    assert method.prepare(base, FACT).modules
 
 
 # -- LoRA
@@ -132,7 +141,7 @@ def test_what_reads_no_weights_takes_quantised_layers(name):
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "gpt_neox"])
 def test_lora_puts_factors_of_the_set_rank_on_query_and_value(lm, family):
     base = lm(family)
-    patch = load_method("lora", rank=3, steps=2, lr=0.01).prepare(base, FACT)
+    patch = lora(rank=3, steps=2, lr=0.01).prepare(base, FACT)
     names = [name for block in Layout.of(base.model).blocks for name in projections(block, "attention")]
     assert sorted(patch.modules) == sorted(names)
     last = {name.rpartition(".")[2] for name in names}
@@ -145,24 +154,112 @@ def test_lora_puts_factors_of_the_set_rank_on_query_and_value(lm, family):
 
 def test_loras_settings_count(lm):
     base = lm("llama")
-    mlp = load_method("lora", where="mlp", layer=1, steps=2).prepare(base, FACT)
+    mlp = lora(where="mlp", layer=1, steps=2).prepare(base, FACT)
     assert set(mlp.modules) == {Layout.of(base.model).blocks[1].mlp_out}
-    one, two = (load_method("lora", steps=1, seed=seed).prepare(base, FACT) for seed in (0, 1))
+    one, two = (lora(steps=1, seed=seed).prepare(base, FACT) for seed in (0, 1))
     name = next(iter(one.modules))
     assert not torch.equal(one.modules[name].down, two.modules[name].down)
     with pytest.raises(MethodError, match=r"lora\.where is 'head'; it must be one of attention, mlp"):
-        load_method("lora", where="head").prepare(base, FACT)
+        lora(where="head").prepare(base, FACT)
     with pytest.raises(MethodError, match=r"lora\.rank is 0; it must be at least 1"):
-        load_method("lora", rank=0).prepare(base, FACT)
+        lora(rank=0).prepare(base, FACT)
 
 
 def test_lora_learns_the_target_and_other_rows_stay_bit_equal(lm):
     base = lm("llama")
-    got, plain = rows_beside(load_method("lora", steps=60, lr=0.02, where="mlp"), base)
+    got, plain = rows_beside(lora(steps=60, lr=0.02, where="mlp"), base)
     assert not torch.equal(got[:, 0], plain[:, 0])
     assert torch.equal(got[:, 1:], plain[:, 1:])
-    patch = load_method("lora", steps=60, lr=0.02, where="mlp").prepare(base, FACT)
+    patch = lora(steps=60, lr=0.02, where="mlp").prepare(base, FACT)
     assert float(patch.about["loss"]) < 1.0 < -base.score([FACT.prompt], ["Lyon"])[0].logprob / 5
+
+
+def test_adalora_keeps_the_set_rank_on_average_and_learns_the_target(lm):
+    base = lm("llama")
+    method = lora(kind="adalora", rank=2, steps=40, ada_lr=0.05, where="attention")
+    patch = method.prepare(base, FACT)
+    ranks = [len(effect.down) for effect in patch.modules.values()]
+    names = [name for block in Layout.of(base.model).blocks for name in projections(block, "attention")]
+    assert sum(ranks) == 2 * len(names)
+    assert max(ranks) <= 3
+    for effect in patch.modules.values():
+        assert effect.up.shape[1] == len(effect.down) == torch.linalg.matrix_rank(effect.up @ effect.down)
+    assert float(patch.about["loss"]) < -base.score([FACT.prompt], ["Lyon"])[0].logprob / 5
+    with method.applied(base, [[FACT]]) as model:
+        (after,) = model.score([FACT.prompt], ["Lyon"])
+    (before,) = base.score([FACT.prompt], ["Lyon"])
+    assert after.logprob > before.logprob / 4
+    with pytest.raises(MethodError, match=r"lora\.kind is 'dora'; it must be one of lora, adalora"):
+        lora(kind="dora").prepare(base, FACT)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gemma"])
+def test_adalora_takes_other_families(lm, family):
+    assert lora(kind="adalora", steps=4).prepare(lm(family), FACT).modules
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adalora_takes_half_precision_and_its_factors_are_single(dtype):
+    base = HFModel(tiny_model("qwen3").to(dtype), tiny_tokenizer())
+    patch = lora(kind="adalora", steps=4).prepare(base, FACT)
+    assert {t.dtype for effect in patch.modules.values() for t in effect.tensors().values()} == {
+        torch.float32
+    }
+
+
+@pytest.mark.parametrize("kind", ["lora", "adalora"])
+def test_training_in_a_twin_leaves_the_base_its_own_modules(kind, monkeypatch):
+    base = HFModel(tiny_model("llama"), tiny_tokenizer())
+    tree = dict(base.model.named_modules())
+    flags = [p.requires_grad for p in base.model.parameters()]
+    assert all(flags)
+    before = base.fingerprint
+    seen = []
+
+    def fails(student, *rest, **more):
+        seen.append(
+            (
+                dict(base.model.named_modules()) == tree,
+                dict(student.model.named_modules()).keys() == tree.keys(),
+            )
+        )
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr("memedit.methods.lora.trained", fails)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        lora(kind=kind, steps=3).prepare(base, FACT)
+    assert seen == [(True, False)]  # in the middle of it: the base as it was, the twin with other layers
+    assert dict(base.model.named_modules()) == tree
+    assert base.fingerprint == before
+    assert [p.requires_grad for p in base.model.parameters()] == flags
+
+
+def test_a_twin_shares_the_weights_and_nothing_else(lm):
+    base = lm("gpt2")
+    handle = base.model.transformer.h[0].register_forward_hook(lambda *_: None)
+    try:
+        other = twin(base)
+    finally:
+        handle.remove()
+    for one, two in zip(base.model.parameters(), other.model.parameters(), strict=True):
+        assert one is not two
+        assert one.data_ptr() == two.data_ptr()
+        assert not two.requires_grad
+    assert not {id(m) for m in base.model.modules()} & {id(m) for m in other.model.modules()}
+    assert len(other.model.transformer.h[0]._forward_hooks) == 1  # what was on when it was made; its own list
+    assert other.generate(["So"], max_new_tokens=3, do_sample=False) == base.generate(
+        ["So"], max_new_tokens=3, do_sample=False
+    )
+
+
+def test_without_peft_lora_says_what_to_do_and_a_kept_patch_still_works(lm, monkeypatch):
+    base, method = lm("llama"), lora(steps=2)
+    method.patch(base, FACT)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with method.applied(base, [[FACT]]) as model:
+        model.generate([FACT.prompt], max_new_tokens=2)
+    with pytest.raises(MethodError, match=r'not installed: pip install "memedit\[peft\]"'):
+        method.patch(base, OTHER)
 
 
 # -- FT-L

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from memory_fixtures import TrigramEncoder, capital, facts
 
 from memedit.cli import main
-from memedit.cli.transfer import _rows
+from memedit.cli._dry_run import rows_of
 from memedit.data import Reading, read
 from memedit.data.table import write
 from memedit.edit import Edit
@@ -283,7 +283,7 @@ def test_rows_of_a_dry_run_tell_of_the_memorys_own_edits():
         superseded, conflicts = [(1, 3), (3, 4)], [(4, 2, 0.912345)]
 
     given = [capital("A", "x"), capital("A", "y"), capital("B", "z")]
-    rows = _rows(
+    rows = rows_of(
         Reading("memedit", given, ["line 1", "line 2", "line 4"], [("line 3", "no")]),
         Added,
         lambda id: capital("O", str(id)),

@@ -1,7 +1,7 @@
 """The claims of speed, and of what stands, measured: `memedit bench`.
 
-memory.py (import, add, route, open), generate.py, chat.py, methods.py, gpu.py; measured.py is what they share. Medians; ratios
-are taken inside one run, turn by turn.
+memory.py (import, add, route, open), generate.py, chat.py, methods.py, drift.py, gpu.py; measured.py is what they share.
+Medians; ratios are taken inside one run, turn by turn.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ BENCHES: dict[str, str] = {  # name -> where it lives; imported when it is run
     "chat": "memedit.bench.chat:chat",
     "mixed-batch": "memedit.bench.methods:mixed_batch",
     "methods": "memedit.bench.methods:methods",
+    "drift": "memedit.bench.drift:drift",
     "gpu": "memedit.bench.gpu:gpu",
 }
-ALONE = ("gpu", "methods")  # asked for by name only, no part of `all`
+ALONE = ("drift", "gpu", "methods")  # asked for by name only, no part of `all`
 
 
 def run(
@@ -42,13 +43,13 @@ def run(
     """The entries of these benches, in order: claim, value, unit, limit, met, detail.
 
     Args:
-        more: what only `methods` takes: data, limit, only, settings.
+        more: what only `methods` and `drift` take: data, limit, only, settings, ...
     """
     out: list[Entry] = []
     for i, name in enumerate(names):
         if progress:
             progress(i, len(names))
         module, _, function = BENCHES[name].partition(":")
-        own = {**more, "progress": progress} if BENCHES[name].endswith(":methods") else {}
+        own = {**more, "progress": progress} if name in ("methods", "drift") else {}
         out += getattr(importlib.import_module(module), function)(model, device, dtype, **own)
     return out

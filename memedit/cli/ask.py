@@ -129,14 +129,19 @@ def ask(
     verdict, text, base = said.route, said.text, said.base_text
     if as_json:
         print_json(
-            {"prompt": question, "read": said.read, "text": text, "base_text": base, **_with_reasons(verdict)}
-        )
+            {
+                "prompt": question, "read": said.read, "text": text, "base_text": base, "steps": said.steps,
+                **_with_reasons(verdict),
+            }
+        )  # fmt: skip
         return
     click.echo(text.strip())
     if verdict.fired:
         click.echo(f"  base: {base.strip()}", err=True)
         for c in verdict.edits:
             click.echo(f"  edit {c.id} ({c.reason}): {fact(c.edit)}", err=True)
+        for step in said.steps:
+            click.echo(f"  step: {step}", err=True)
     else:
         why = (
             f"nearest: {fact(verdict.nearest[0].edit)} ({verdict.nearest[0].reason})"

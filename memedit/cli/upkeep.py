@@ -1,12 +1,13 @@
-"""Commands around a memory and the models: doctor, rebuild, methods, bench, eval."""
+"""Commands around a memory and the models: doctor, rebuild, methods, eval."""
 
 from __future__ import annotations
 
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,8 +28,13 @@ from memedit.cli._group import (
     settings_option,
     write_text,
 )
-from memedit.errors import MemeditError, unknown
+from memedit.errors import MemeditError
 from memedit.methods import METHODS, method_info
+
+if TYPE_CHECKING:
+    from memedit.data import Case
+    from memedit.lm import HFModel
+    from memedit.memory import EditMemory
 
 
 @click.command()
@@ -124,73 +130,6 @@ def rebuild(memory: str, reencode: bool, as_json: bool) -> None:
     click.echo(f"rebuilt the index of {memory}: {counted(total, 'live edit')}")
 
 
-@click.command()
-@click.argument("name", metavar="NAME")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Write the entries to a file.",
-)
-@click.option(
-    "--data", metavar="FILE", help="For methods: facts that the base knows (prompt, target, old, ...)."
-)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=60, show_default=True, help="For methods: so many facts."
-)
-@click.option(
-    "--method", "only", metavar="A,B", help="For methods: these alone.  [default: all that need nothing more]"
-)
-@settings_option
-@model_options
-def bench(
-    name: str, json_file: str | None, data: str | None, limit: int, only: str | None, settings: dict[str, Any],
-    model: str, device: str | None, dtype: str | None,
-) -> None:  # fmt: skip
-    """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
-
-    \b
-    NAME is import, add, route, generate, open, chat, mixed-batch, or all of these; or methods, or gpu.
-    Examples:
-      memedit bench all --json bench.json
-      memedit bench methods --data known.jsonl --limit 60 --method rome,ft-m
-      memedit bench gpu --json gpu.json
-    """
-    from memedit.bench import ALONE, BENCHES, machine, run
-
-    if name != "all" and name not in BENCHES:
-        raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
-    check_output(json_file)
-    chosen = [one.strip() for one in only.split(",") if one.strip()] if only else []
-    with progress(f"bench {name}") as bar:
-        entries = run(
-            [n for n in BENCHES if n not in ALONE] if name == "all" else [name],
-            model=model,
-            device=device,
-            dtype=dtype,
-            progress=bar,
-            **(
-                {"data": data, "limit": limit, "only": chosen, "settings": settings}
-                if name == "methods"
-                else {}
-            ),
-        )
-    if json_file:
-        write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
-    rows = [
-        [
-            e["claim"],
-            f"{e['value']:.4g} {e['unit']}",
-            e["limit"],
-            {True: "yes", False: "NO", None: ""}[e["met"]],
-            e["detail"],
-        ]
-        for e in entries
-    ]
-    print_table(["claim", "measured", "limit", "met", "how"], rows, title=machine())
-
-
 @click.group("eval", invoke_without_command=True)
 @click.option(
     "--data",
@@ -211,6 +150,11 @@ def bench(
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--memory", metavar="DIR", help="Keep the memory there.  [default: a temporary one]")
 @click.option(
+    "--merged",
+    is_flag=True,
+    help="Instead of routing: write the edits one after another into a copy's weights, as the literature does.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False),
@@ -224,7 +168,7 @@ def bench(
 def eval_(
     ctx: click.Context, data: str | None, edits: int | None, method: str, settings: dict[str, Any],
     unrelated: str | None, max_new_tokens: int, batch_size: int, memory: str | None,
-    json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
+    merged: bool, json_file: str | None, model: str, device: str | None, dtype: str | None, false_fire_rate: float | None,
     scope: str | None,
 ) -> None:  # fmt: skip
     """Put all edits of a data set into one memory, then score them: routed, in free generation, greedy.
@@ -235,6 +179,7 @@ def eval_(
     Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl
       memedit eval --data counterfact-val.json --edits 200 --method ice,ike --set ike.k=8
+      memedit eval --data known.jsonl --edits 100 --method rome,ft-m --merged
       memedit eval scope --data ../shared/data --limit 100
     """
     if ctx.invoked_subcommand is not None:
@@ -246,37 +191,28 @@ def eval_(
         method_info(name)
     check_output(json_file)
     from memedit.data import read_cases, read_prompts
-    from memedit.edited import EditedModel
-    from memedit.evaluate import as_rows, ask_all, summarise
     from memedit.lm import HFModel
 
     cases = read_cases(data, limit=edits)
     general = read_prompts(unrelated) if unrelated else []
-    with ExitStack() as stack:
-        folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
-        m = stack.enter_context(opened(folder, **deciding(scope, device)))
-        if memory and len(m):
-            raise MemeditError(
-                f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
-            )
-        base = HFModel.from_pretrained(model, device=device, dtype=dtype)
-        with progress("encoding") as bar:
-            added = iter(m.add([edit for c in cases for edit in c.edits], progress=bar).ids)
-        ids = [[next(added) for _ in c.edits] for c in cases]
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        answers: list[dict[str, Any]] = []
-        scores: list[dict[str, Any]] = []
-        for name in names:
-            edited = EditedModel.from_pretrained(
-                base, memory=m, method=name, false_fire_rate=false_fire_rate, settings=settings
-            )
-            with progress(f"asking, {name}") as bar:
-                given = ask_all(edited, cases, ids, general, progress=bar, **options)
-            answers += [{"method": name, **row} for row in as_rows(given)]
-            scores += [{"method": name, **row} for row in summarise(given)]
-        live = len(m)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    if merged:
+        if memory:
+            raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
+        answers, scores, live = _merged(cases, names, settings, general, (model, device, dtype), options)
+    else:
+        with ExitStack() as stack:
+            folder = memory or stack.enter_context(tempfile.TemporaryDirectory(prefix="memedit-eval-"))
+            m = stack.enter_context(opened(folder, **deciding(scope, device)))
+            if memory and len(m):
+                raise MemeditError(
+                    f"{memory} holds edits already; evaluation wants a memory of its own: name an empty folder"
+                )
+            base = HFModel.from_pretrained(model, device=device, dtype=dtype)
+            answers, scores = _routed(m, base, cases, names, settings, general, false_fire_rate, options)
+            live = len(m)
     setting = {
-        "model": model, "data": data, "edits_in_memory": live, "mode": "all edits in memory when scored", "routed": True,
+        "model": model, "data": data, "edits_in_memory": live, "mode": "all edits made when scored", "routed": not merged,
         "method": ",".join(names), "settings": settings, "decoding": f"greedy, {max_new_tokens} new tokens",
         "unrelated": unrelated,
     }  # fmt: skip
@@ -285,8 +221,67 @@ def eval_(
             {"setting": setting, "scores": scores, "answers": answers}, ensure_ascii=False, indent=1
         )
         write_text(json_file, text + "\n")
-    title = f"{data}: {live:,} edits in memory at scoring, {setting['method']}, routed, {setting['decoding']}, model {model}"
+    made = "merged into the weights" if merged else "in memory at scoring"
+    way = "no router" if merged else "routed"
+    title = f"{data}: {live:,} edits {made}, {setting['method']}, {way}, {setting['decoding']}, model {model}"
     _show_scores(title, scores)
+
+
+Scored = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # single answers, scores
+
+
+def _routed(
+    memory: EditMemory, base: HFModel, cases: Sequence[Case], names: Sequence[str], settings: dict[str, Any],
+    general: Sequence[str], false_fire_rate: float | None, options: dict[str, Any],
+) -> Scored:  # fmt: skip
+    """All edits in one memory, every query through the router."""
+    from memedit.edited import EditedModel
+    from memedit.evaluate import as_rows, ask_all, summarise
+
+    with progress("encoding") as bar:
+        added = iter(memory.add([edit for c in cases for edit in c.edits], progress=bar).ids)
+    ids = [[next(added) for _ in c.edits] for c in cases]
+    answers: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    for name in names:
+        edited = EditedModel.from_pretrained(
+            base, memory=memory, method=name, false_fire_rate=false_fire_rate, settings=settings
+        )
+        with progress(f"asking, {name}") as bar:
+            given = ask_all(edited, cases, ids, general, progress=bar, **options)
+        answers += [{"method": name, **row} for row in as_rows(given)]
+        scores += [{"method": name, **row} for row in summarise(given)]
+    return answers, scores
+
+
+def _merged(
+    cases: Sequence[Case], names: Sequence[str], settings: dict[str, Any], general: Sequence[str],
+    model: tuple[str, str | None, str | None], options: dict[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:  # fmt: skip
+    """All edits one after another in the weights of a copy, by each method; and how many there are."""
+    from memedit.evaluate import as_rows, ask_merged, summarise
+    from memedit.lm import HFModel
+    from memedit.merging import Merged
+    from memedit.methods import load_method
+
+    base = HFModel.from_pretrained(model[0], device=model[1], dtype=model[2])
+    answers: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    edits = [edit for c in cases for edit in c.edits]
+    for name in names:
+        copy = Merged(base, load_method(name, **settings.get(name, {})))
+        with progress(f"merging, {name}") as bar:
+            for i, edit in enumerate(edits):
+                try:
+                    copy.add(edit)
+                except MemeditError as error:  # as happens once a model has collapsed: the others count
+                    click.echo(f"{name}: {error}", err=True)
+                bar(i + 1, len(edits))
+        with progress(f"asking, {name}") as bar:
+            given = ask_merged(copy.lm, base, cases, general, progress=bar, **options)
+        answers += [{"method": name, **row} for row in as_rows(given)]
+        scores += [{"method": name, **row} for row in summarise(given)]
+    return answers, scores, len(edits)
 
 
 def _show_scores(title: str, scores: list[dict[str, Any]]) -> None:

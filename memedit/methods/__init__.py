@@ -25,7 +25,9 @@ class MethodInfo:
         paper: where the method comes from. needs: the edit's fields it can't do without.
         patch: what it stores for an edit. summary: one line for people.
         reasons: whether it can use an edit for a query that only needs it on the way (ripple).
-        handed: what it is given when it is built: "demonstrations", a function that finds them.
+        handed: what it is given when it is built: "demonstrations", a function that finds them; "lookup", one that finds
+            the edits that a question asks for.
+        asks: whether it is asked, where it is a model's default, about queries that the router says no edit concerns.
     """
 
     name: str
@@ -37,6 +39,7 @@ class MethodInfo:
     summary: str
     reasons: bool = False
     handed: str | None = None
+    asks: bool = False
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -72,6 +75,18 @@ METHODS: dict[str, MethodInfo] = {
             patch="nothing",
             summary="a counterfactual model of its own answers from the fact and the query, in the base's place",
             reasons=True,
+        ),
+        MethodInfo(
+            "mello",
+            "memedit.methods.mello:MeLLo",
+            family="external",
+            paper="arXiv 2305.14795",
+            needs=("statement",),
+            patch="nothing",
+            summary="takes questions of several steps apart, looks each step up in the memory, and states the answer found",
+            reasons=True,
+            handed="lookup",
+            asks=True,
         ),
         MethodInfo(
             "grace",
@@ -153,6 +168,15 @@ METHODS: dict[str, MethodInfo] = {
             needs=("prompt", "target"),
             patch="a rank-one term of the output projection of several MLPs",
             summary="as memit, kept out of the directions that other keys use",
+        ),
+        MethodInfo(
+            "ultraedit",
+            "memedit.methods.ultraedit:UltraEdit",
+            family="intrinsic",
+            paper="arXiv 2505.14679",
+            needs=("prompt", "target"),
+            patch="low-rank terms of the output projection of several MLPs",
+            summary="one step in closed form, from keys and gradients measured by those of earlier edits",
         ),
         MethodInfo(
             "kn",

@@ -148,6 +148,10 @@ class Several(Effect):
     def both(self, other: Several) -> Several:
         return Several(_merged((*self.parts, *other.parts)))
 
+    def finite(self) -> bool:
+        """Whether every number in every part is one."""
+        return all(part.finite() for part in self.parts)
+
 
 EFFECTS: dict[str, type[Effect]] = {e.kind: e for e in (LowRank, Dense, Swapped, Neurons, Replaced)}
 

@@ -24,7 +24,7 @@ from memedit import layout
 from memedit.errors import DataError, ModelError
 from memedit.lm import HFModel
 from memedit.methods._locate import right_padded
-from memedit.methods._watch import kept_beside, watched
+from memedit.methods._watch import kept_beside, origin, watched
 
 TEXT = Path(__file__).parent.parent / "pretrained" / "text" / "sentences.txt"
 MOST_TOKENS = 128  # of one line; what is longer is cut
@@ -63,6 +63,7 @@ def second_moment(
         DataError: the text can't be read, or is too short. ModelError: the module is quantised.
     """
     layout.check_readable(base.model.get_submodule(module), module)
+    base = origin(base)  # C is of the model as it was before any edit
     lines, digest = _lines(text)
     kept = kept_beside(base).setdefault("moments", {})
     key = f"{base.fingerprint[:24]}-{module}-{digest[:16]}"

@@ -60,10 +60,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Read:
-    """What a row has read before its prompt, and what there was no room for."""
+    """What a row has read before its prompt, what there was no room for, and the steps by which it came to be, if any."""
 
     text: str = ""
     left_out: tuple[Piece, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 @dataclass

@@ -51,8 +51,22 @@ def watched(base: HFModel, hooks: Mapping[str, Hook]) -> Iterator[None]:
 _BESIDE: WeakKeyDictionary[HFModel, dict[str, Any]] = WeakKeyDictionary()
 
 
+_ORIGINS: WeakKeyDictionary[HFModel, HFModel] = WeakKeyDictionary()
+
+
+def stems_from(copy: HFModel, base: HFModel) -> None:
+    """Edits are written into a copy of a base, one after another: what is worked out once is worked out of the base."""
+    _ORIGINS[copy] = origin(base)
+
+
+def origin(base: HFModel) -> HFModel:
+    """The base that a copy stems from; itself, where it is none."""
+    return _ORIGINS.get(base, base)
+
+
 def kept_beside(base: HFModel) -> dict[str, Any]:
-    """What was worked out about a base's weights as they are now; it goes with the base."""
+    """What was worked out about a base's weights as they are now; it goes with the base. A copy has its origin's."""
+    base = origin(base)
     beside = _BESIDE.setdefault(base, {})
     if beside.get("fingerprint") != base.fingerprint:
         beside.clear()

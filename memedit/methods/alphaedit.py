@@ -7,7 +7,9 @@ C = E[k k^T] (m, m) = U diag(s) U^T; with B (m, p) the directions of U that runn
     W_l' = W_l + R_l K_l^T P (Kp Kp^T P + K_l K_l^T P + l2 I)^-1         (the paper's equation 11)
 
 so that the change is nothing at every key in the span of the other directions. Kp, the keys of edits made before, is
-empty: each edit is solved alone, on the base as it is. With the projected keys Q = P K this is R Q^T (Q Q^T + l2 I)^-1.
+empty behind the router: each edit is solved alone, on the base as it is. With the projected keys Q = P K this is
+R Q^T (Q Q^T + l2 I)^-1; where edits are merged one after another, Qp = P Kp grows, and it is
+R Q^T (Qp Qp^T + Q Q^T + l2 I)^-1.
 
 The paper cuts U where s < 0.01, a number in its models' units. Here the smallest s are taken as long as they make up at
 most a `share` of the sum of all, which does not depend on units; at least one direction, never all.
@@ -69,7 +71,13 @@ class AlphaEdit(SpreadMethod):
     def down(self, base: HFModel, module: str, key: Tensor, settings: Any) -> Tensor:
         """Q^T (Q Q^T + l2 I)^-1."""
         moment = second_moment(base, module, settings.text, self.progress)
-        return projected(key[:, None], self._free(base, module, moment, settings), settings.l2)
+        free = self._free(base, module, moment, settings)
+        if self.sequel is None:
+            return projected(key[:, None], free, settings.l2)
+        inside = free.double().T @ key[:, None].double().cpu()
+        earlier = self.sequel.get(module, inside[:, :0])
+        self.sequel[module] = torch.cat([earlier, inside], 1)
+        return projected(key[:, None], free, settings.l2, earlier)
 
     def _free(self, base: HFModel, module: str, moment: Moment, settings: Any) -> Tensor:
         """B of a module, found once for these weights."""
@@ -88,8 +96,15 @@ def null_space(moment: Tensor, share: float) -> Tensor:
     return vectors[:, : min(max(1, count), len(values) - 1)]
 
 
-def projected(keys: Tensor, free: Tensor, l2: float) -> Tensor:
-    """Q^T (Q Q^T + l2 I)^-1 (n, m), Q = B B^T K, of keys (m, n) and B (m, p), in float64 on the CPU."""
+def projected(keys: Tensor, free: Tensor, l2: float, earlier: Tensor | None = None) -> Tensor:
+    """Q^T (Qp Qp^T + Q Q^T + l2 I)^-1 (n, m), Q = B B^T K, of keys (m, n) and B (m, p), in float64 on the CPU.
+
+    Args:
+        earlier: (p, before): B^T Kp, the keys of edits that were merged before.
+    """
     inside = free.double().cpu().T @ keys.double().cpu()  # (p, n): Q in B's own coordinates
-    small = inside.T @ inside + l2 * torch.eye(inside.shape[1], dtype=torch.float64)
-    return torch.linalg.solve(small, inside.T) @ free.double().cpu().T
+    if earlier is None:
+        small = inside.T @ inside + l2 * torch.eye(inside.shape[1], dtype=torch.float64)
+        return torch.linalg.solve(small, inside.T) @ free.double().cpu().T
+    whole = earlier @ earlier.T + inside @ inside.T + l2 * torch.eye(len(inside), dtype=torch.float64)
+    return torch.linalg.solve(whole, inside).T @ free.double().cpu().T

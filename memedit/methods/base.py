@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memedit.edit import Edit
@@ -83,6 +84,16 @@ class EditMethod(ABC):
         for edit in edits:
             self.check(edit)
         return Row(context=tuple(self.context(edits)), patch=self.row_patch(base, edits))
+
+    def at(self, moment: str | datetime | None) -> EditMethod:
+        """The method for calls that ask at another time; of concern to those that look the memory up."""
+        return self
+
+    def found(self, base: HFModel, questions: Sequence[str]) -> Sequence[Sequence[Any]]:
+        """For each question that the router says no edit concerns, what the method needs for it after all, as the router's
+        candidates; asked of methods whose line in the table says `asks`.
+        """
+        return [()] * len(questions)
 
     @property
     def answers_itself(self) -> bool:

@@ -40,7 +40,7 @@ from memedit.methods._effects import LowRank
 from memedit.methods._hypernetwork import CONFIG, WEIGHTS, Editor, Factors, gradient_factors, weights_digest
 from memedit.methods._locate import ask
 from memedit.methods._train import per_token, wide
-from memedit.methods._watch import kept_beside, watched
+from memedit.methods._watch import kept_beside, origin, watched
 from memedit.methods.patched import PatchMethod, Solved
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def editor_for(base: HFModel, settings: MENDSettings) -> Editor:
     folder = _folder(settings)
     if settings.editor is None and not (folder / CONFIG).is_file():
         raise ModelError(f"no MEND editor ships with this installation: {HOW}")
+    base = origin(base)  # edits that are merged move a copy's weights away from those it was trained for
     kept = kept_beside(base).setdefault("mend editors", {})
     key = (str(folder), (folder / WEIGHTS).stat().st_mtime_ns if (folder / WEIGHTS).exists() else 0)
     if key not in kept:

@@ -80,6 +80,7 @@ class PatchMethod(EditMethod):
 
     Attributes:
         kept: where patches are kept. progress: called with (done, total) by what takes long (a covariance).
+        sequel: what earlier edits left for later ones, where edits are merged one after another; None: each is alone.
 
     Raises:
         TypeError: a setting that the method does not have. MethodError: one of the wrong type.
@@ -96,6 +97,7 @@ class PatchMethod(EditMethod):
         self.given = dict(settings)
         self.kept: Kept = InProcess()
         self.progress: Progress | None = None
+        self.sequel: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.given.items())})"
@@ -132,30 +134,44 @@ class PatchMethod(EditMethod):
         Raises:
             MethodError, ModelError: as `solve`, or its result is not finite.
         """
+        start, worked = time.perf_counter(), time.process_time()
+        solved = self.solved(base, edit)
+        about = {
+            **self.about(base, edit),
+            "seconds": f"{time.perf_counter() - start:.3f}",
+            "cpu_seconds": f"{time.process_time() - worked:.3f}",  # of all threads; a busy machine does not count
+            **{name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in solved.notes.items()},
+        }
+        return Patch(solved.modules, about)
+
+    def about(self, base: HFModel, edit: Edit) -> dict[str, str]:
+        """Whose a patch is: method, base, settings, edit; and by which memedit."""
+        return {
+            "method": self.name,
+            "base": base.fingerprint,
+            "settings": json.dumps(dataclasses.asdict(self.settings_for(base)), sort_keys=True),
+            "content": edit.content_hash,
+            "memedit": __version__,
+        }
+
+    def solved(self, base: HFModel, edit: Edit) -> Solved:
+        """What `solve` finds for one edit, checked.
+
+        Raises:
+            MethodError, ModelError: as `solve`, or its result is not finite.
+        """
         self.check(edit)
         base.check_mode()
-        settings = self.settings_for(base)
-        start, worked = time.perf_counter(), time.process_time()
         # Whoever calls may be in inference mode, whose tensors no gradient can go through.
         with torch.inference_mode(False), torch.no_grad():
-            solved = self.solve(base, edit, settings)
+            solved = self.solve(base, edit, self.settings_for(base))
         for module, effect in solved.modules.items():
-            if not all(bool(t.isfinite().all()) for t in effect.tensors().values() if t.is_floating_point()):
+            if not effect.finite():
                 raise MethodError(
                     f"{self.name} found no finite patch of {module} for {shortened(edit.prompt or '', 60)!r}: "
                     "load the model in float32, or take another layer or a lower rate (see docs/methods.md)"
                 )
-        about = {
-            "method": self.name,
-            "base": base.fingerprint,
-            "settings": json.dumps(dataclasses.asdict(settings), sort_keys=True),
-            "content": edit.content_hash,
-            "seconds": f"{time.perf_counter() - start:.3f}",
-            "cpu_seconds": f"{time.process_time() - worked:.3f}",  # of all threads; a busy machine does not count
-            "memedit": __version__,
-            **{name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in solved.notes.items()},
-        }
-        return Patch(solved.modules, about)
+        return solved
 
     def patch(self, base: HFModel, edit: Edit) -> Patch:
         """The edit's patch for this base: the kept one, else prepared now, and kept."""

@@ -1,0 +1,153 @@
+"""`memedit bench drift` and `memedit eval --merged` on the shipped base: points, resuming, table, figure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from memedit.bench.drift import Point, Store
+from memedit.bench.drift_figure import table, write_figures
+from memedit.cli import main
+from memedit.errors import DataError
+
+PLACES = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Peru": "Lima", "Egypt": "Cairo",
+    "Cuba": "Havana", "Russia": "Moscow",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """Facts of which the shipped base knows at least four."""
+    folder = tmp_path_factory.mktemp("drift")
+    rows = [
+        {
+            "prompt": f"The capital of {place} is",
+            "target": "Lyon",
+            "old": old,
+            "subject": place,
+            "locality": ["Two and two are"],
+        }
+        for place, old in PLACES.items()
+    ]
+    (folder / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(known, output, *args, code=0):
+    small = ["--passages", "2", "--questions", "2", "--sample", "2", "--set", "ft-m.steps=2"]
+    args = [
+        "--data",
+        str(known / "known.jsonl"),
+        "--output",
+        str(output),
+        *small,
+        *args,
+    ]
+    done = CliRunner().invoke(main, ["bench", "drift", "--how", "merged", "--method", "ft-m", *args])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def points(folder):
+    return [Point(**row) for row in json.loads((folder / "drift.json").read_text())["points"]]
+
+
+def test_a_stopped_run_goes_on_and_finds_what_a_whole_one_does(known, tmp_path, monkeypatch):
+    run(known, tmp_path / "whole", "--edits", "1,2,4")
+    whole = points(tmp_path / "whole")
+    assert [(p.method, p.how, p.edits) for p in whole] == [
+        ("", "base", 0),
+        *(("ft-m", "merged", n) for n in (1, 2, 4)),
+    ]
+    assert all(p.es is not None and p.neighbours is not None and p.perplexity > 1 for p in whole[1:])
+    assert whole[1].perplexity != whole[0].perplexity
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {
+        "drift.json",
+        "drift.md",
+        "drift.png",
+        "drift.svg",
+    }
+    assert "| ft-m | merged | 4 |" in (tmp_path / "whole" / "drift.md").read_text()
+
+    add, kept = Store.add, []
+
+    def stops(self, point):
+        if point.edits == 4:
+            raise KeyboardInterrupt
+        kept.append(point)
+        add(self, point)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "add", stops)
+        run(known, tmp_path / "cut", "--edits", "1,2,4", code=1)
+    assert [p.edits for p in kept] == [0, 1, 2]
+    assert (tmp_path / "cut" / "drift-ft-m.safetensors").exists()
+    with monkeypatch.context() as patched:  # two edits are left to make
+        from memedit.merging import Merged
+
+        made, one = [], Merged.add
+        patched.setattr(Merged, "add", lambda self, edit: made.append(edit) or one(self, edit))
+        run(known, tmp_path / "cut", "--edits", "1,2,4")
+    assert len(made) == 2
+    same = [(p.edits, p.es, p.neighbours, pytest.approx(p.perplexity, rel=1e-4)) for p in whole]
+    assert [(p.edits, p.es, p.neighbours, p.perplexity) for p in points(tmp_path / "cut")] == same
+
+
+def test_what_can_not_be_measured_is_said(known, tmp_path):
+    assert "give more, or fewer edits by --edits" in run(known, tmp_path / "a", "--edits", "900", code=1)
+    assert "write numbers of edits" in run(known, tmp_path / "a", "--edits", "1,x", code=2)
+    store = Store(tmp_path / "drift.json", {"sample": 1})
+    store.add(Point("rome", "merged", 1, 1.0, None, 0.5, 10.0, 0.5))
+    assert Store(tmp_path / "drift.json", {"sample": 1}).has("rome", "merged", 1)
+    with pytest.raises(DataError, match="was measured with other settings"):
+        Store(tmp_path / "drift.json", {"sample": 2})
+    (tmp_path / "drift.json").write_text("[]")
+    with pytest.raises(DataError, match="holds no points of this bench"):
+        Store(tmp_path / "drift.json", {"sample": 1})
+
+
+def test_table_and_figure_hold_what_was_measured_and_are_the_same_each_time(tmp_path):
+    found = [
+        Point("", "base", 0, None, None, None, 30.0, 0.9),
+        Point("rome", "merged", 100, 0.5, 0.25, 0.125, 2e9, 0.0, 7),
+        Point("rome", "routed", 100, 1.0, None, 1.0, 30.0, 0.9),
+    ]
+    lines = table(found, "standard", 20).splitlines()
+    assert "| (base) |  | 0 |  |  |  | 30 | 90 |  |" in lines
+    assert "| rome | merged | 100 | 50 | 25 | 12 | 2.0e+09 | 0 | 7 |" in lines
+    assert "| rome | routed | 100 | 100 |  | 100 | 30 | 90 |  |" in lines
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_figures(found, tmp_path / name)
+    for kind in ("png", "svg"):
+        assert (tmp_path / "a" / f"drift.{kind}").read_bytes() == (
+            tmp_path / "b" / f"drift.{kind}"
+        ).read_bytes()
+
+
+def test_eval_merged_scores_a_model_with_the_edits_in_its_weights(known, tmp_path):
+    how = [
+        "--data",
+        str(known / "known.jsonl"),
+        "--edits",
+        "2",
+        "--method",
+        "ft-m",
+        "--merged",
+    ]
+    done = CliRunner().invoke(
+        main, ["eval", *how, "--set", "ft-m.lr=0.05", "--json", str(tmp_path / "out.json")]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["setting"]["routed"] is False
+    by = {(s["kind"], s["score"]): s for s in found["scores"]}
+    assert by["edit", "success"]["n"] == 2
+    assert ("locality", "no edit fired") not in by  # there is no router
+    assert "merged into the weights" in done.output
+    done = CliRunner().invoke(main, ["eval", *how, "--memory", str(tmp_path / "m")])
+    assert done.exit_code == 2
+    assert "leave --memory out" in done.output
