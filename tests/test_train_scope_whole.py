@@ -49,6 +49,7 @@ def test_the_whole_job_in_miniature(data: Path, tmp_path: Path, monkeypatch: pyt
     own, other = made.judge(asked, made.encode(asked), [[edit], [edit]], [stored[None], stored[None]])
     assert own[0, 0] == 1
     assert other.max() < 1
+    assert (s.work / "losses.svg").read_text(encoding="utf-8").count('<g id="line2d') > 2
     about = made.settings["trained_with"]
     assert about["pairs"] == 320
     assert {"zsre/zsre_mend_train-1k.json", "train/form_paraphrases.jsonl"} <= set(about["data"])

@@ -19,8 +19,8 @@ import argparse
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,6 +164,7 @@ class Job:
     near: list[tuple[str, Edit, str]]  # see `strangers`
     questions: tuple[list[str], list[str], list[str]]  # general ones: for trees, calibration, thresholds
     digests: dict[str, str]  # of the public files
+    losses: dict[str, list[float]] = field(default_factory=dict)  # of the pair model's steps
 
     @classmethod
     def of(cls, settings: Settings) -> Job:
@@ -200,7 +201,10 @@ class Job:
         """The pair model on the relations that are for it."""
         s = self.settings
         how = PairSettings(s.lower, s.layers, s.rounds, s.pairs, s.batch, s.rate, seed=s.seed)
-        return PairTraining(self.shared, Pool(self.learnt, self.near), s.work / "pair", how).run(bar.loss)
+        training = PairTraining(self.shared, Pool(self.learnt, self.near), s.work / "pair", how)
+        weights = training.run(bar.loss)
+        self.losses["relations that are for it"] = training.losses
+        return weights
 
     def known(self) -> list[Case]:
         """Edits over all our relations, drawn anew: for what is settled when the pair model knows them."""
@@ -214,7 +218,10 @@ class Job:
         kept = [case for case in self.learnt if chance(f"settle {case.edit.statement}") < 0.7]
         pool = Pool([*self.grown, *self.apart, *kept], self.near)
         how = PairSettings(s.lower, s.layers, 2, s.settled, s.batch, s.rate * 2 / 3, seed=s.seed)
-        return PairTraining(self.shared, pool, s.work / "settle", how, weights).run(bar.settling)
+        training = PairTraining(self.shared, pool, s.work / "settle", how, weights)
+        weights = training.run(bar.settling)
+        self.losses["all relations"] = training.losses
+        return weights
 
 
 def train(settings: Settings) -> None:
@@ -250,6 +257,24 @@ def train(settings: Settings) -> None:
         str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in wordings
     }
     combining.write(classifier, settings.out, weights, about)
+    draw(job.losses, settings.batch, settings.work / "losses.svg")
+
+
+def draw(losses: Mapping[str, Sequence[float]], batch: int, path: Path) -> None:
+    """The pair model's loss against the pairs that it has read, stage after stage."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes, before = figure.subplots(), 0
+    for stage, some in losses.items():
+        width = min(60, len(some))
+        means = np.convolve(some, np.ones(width) / width, "valid")
+        axes.plot((before + width + np.arange(len(means))) * batch / 1_000, means, label=stage)
+        before += len(some)
+    axes.set(xlabel="thousand pairs", ylabel="cross entropy (mean of 60 steps)", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
