@@ -167,6 +167,28 @@ def test_the_optimisation_makes_the_target_likely_and_keeps_within_the_clamp(lm)
     assert wide.delta.norm() < free.delta.norm()
 
 
+def test_the_loss_has_the_kl_of_now_from_before_and_the_authors_decay(lm):
+    base = lm("llama")
+    asked, name = ask(base, FACT, PREFIXES), Layout.of(base.model).blocks[0].mlp_out
+    how = Optimiser(steps=2, lr=0.3, kl=7.0, decay=2.0, clamp=50.0)
+    value = optimise(base, asked, [name], how, FACT)[name]
+
+    def shifted(args, output):
+        output = output.clone()
+        output[:, 0] += value.delta
+        return output
+
+    with torch.no_grad():
+        _, before = asked.said(asked.forward(base))
+        with watched(base, {name: shifted}):
+            found, now = asked.said(asked.forward(base))
+    kl = (now.exp() * (now - before)).sum()
+    other = (before.exp() * (before - now)).sum()
+    assert abs(float(kl - other)) > 1e-3 * float(kl)  # so that the way round shows
+    decay = value.delta.norm() / value.output.norm() ** 2
+    assert value.loss == pytest.approx(float(-found.mean() + 7 * kl + 2 * decay), rel=1e-4)
+
+
 def test_rome_puts_the_value_at_the_key_in_float64():
     generator = torch.Generator().manual_seed(1)
     m, d = 24, 8

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpreadSettings:
-    """What the three methods have in common; MEMIT's for GPT-2 XL, where their own classes say nothing else.
+    """What the three methods have in common; MEMIT's for GPT-2 XL (its repository's), where their own classes say nothing else.
 
     Attributes:
         layer: the last one to change, from 0; None takes the one at `depth` (17 of 48 in GPT-2 XL). span: how many are
