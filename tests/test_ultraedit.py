@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
@@ -108,6 +110,35 @@ def test_statistics_are_warmed_once_on_unrelated_edits_and_kept(monkeypatch, tmp
     (tmp_path / "few").write_text('{"prompt": "a b", "target": "c"}\n')
     with pytest.raises(DataError, match="are 1; give some hundred"):
         warmed(base, names, str(tmp_path / "few"), 20)
+
+
+def test_statistics_that_were_cut_off_are_found_anew_and_two_threads_find_them_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path))
+    base, asked = HFModel(tiny_model("gpt2"), tiny_tokenizer()), []
+    real, names = _features.features, ["transformer.h.0.mlp.c_proj"]
+
+    def cut_off(base, edits, names):
+        asked.append(len(edits))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(base, edits, names)
+
+    monkeypatch.setattr(_features, "features", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        warmed(base, names, None, 40)
+    assert not list(tmp_path.iterdir())
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(warmed(base, names, None, 40)[names[0]]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == [16, 16, 16, 16, 8]
+    whole = real(base, _features._facts(None, 40)[0], names)[names[0]]
+    assert [one.count for one in found] == [len(whole[0])] * 2
 
 
 def test_settings_name_layers_and_rate(lm):

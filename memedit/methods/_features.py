@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from memedit.methods._watch import Hook, kept_beside, origin, watched
 FACTS = Path(__file__).parent.parent / "pretrained" / "demonstrations" / "facts.jsonl"
 _BATCH = 16
 _SMALL = 1e-6  # of the mean variance of a part, added to each: a dimension that never moves is not blown up
+_WARMING = threading.Lock()  # several threads may ask for the same statistics at once
 _log = logging.getLogger("memedit")
 
 Features = dict[str, tuple[Tensor, Tensor]]  # module -> (h, g), float64 on the CPU
@@ -140,18 +142,29 @@ def warmed(
     kept = kept_beside(base).setdefault("features", {})
     key = f"{base.fingerprint[:24]}-{digest[:16]}"
     path = folder() / f"features-{key}.safetensors"
-    have: dict[str, Running] = kept.setdefault(key, _read(path))
-    missing = [name for name in names if name not in have]
-    if missing:
-        for start in range(0, len(edits), _BATCH):
-            for name, (h, g) in features(base, edits[start : start + _BATCH], missing).items():
-                z = torch.cat([h, g], 1)
-                have[name] = have[name].with_more(z) if name in have else Running.of(z)
-            if progress:
-                progress(min(start + _BATCH, len(edits)), len(edits))
-        _log.info("statistics of %d positions of %d unrelated edits", have[missing[0]].count, len(edits))
-        _write(path, have)
-    return {name: have[name] for name in names}
+    with _WARMING:
+        have: dict[str, Running] = kept.setdefault(key, _read(path))
+        missing = [name for name in names if name not in have]
+        if missing:
+            # Apart until all edits are in: what was cut off must not pass for the whole.
+            have.update(_run(base, missing, edits, progress))
+            _log.info("statistics of %d positions of %d unrelated edits", have[missing[0]].count, len(edits))
+            _write(path, have)
+        return {name: have[name] for name in names}
+
+
+def _run(
+    base: HFModel, names: Sequence[str], edits: Sequence[Edit], progress: Progress | None
+) -> dict[str, Running]:
+    """The statistics of all edits, a batch at a time."""
+    out: dict[str, Running] = {}
+    for start in range(0, len(edits), _BATCH):
+        for name, (h, g) in features(base, edits[start : start + _BATCH], names).items():
+            z = torch.cat([h, g], 1)
+            out[name] = out[name].with_more(z) if name in out else Running.of(z)
+        if progress:
+            progress(min(start + _BATCH, len(edits)), len(edits))
+    return out
 
 
 def _facts(source: str | None, count: int) -> tuple[list[Edit], str]:
