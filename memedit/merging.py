@@ -74,12 +74,19 @@ class Merged:
         Raises:
             MethodError, ModelError: the edit can't be solved, or its patch is no change of weights; nothing is written.
         """
-        solved = self.method.solved(self.lm, edit)
-        terms = [
-            (name, term) for name, effect in solved.modules.items() for term in _parts(self.method, effect)
-        ]
-        for name, _ in terms:
-            layout.weight(self.lm.model, name)  # refuses what can't be written
+        handed = dict(self.method.sequel or {})
+        try:
+            solved = self.method.solved(self.lm, edit)
+            terms = [
+                (name, term)
+                for name, effect in solved.modules.items()
+                for term in _parts(self.method, effect)
+            ]
+            for name, _ in terms:
+                layout.weight(self.lm.model, name)  # refuses what can't be written
+        except BaseException:
+            self.method.sequel = handed  # what was refused is handed on to no later edit
+            raise
         with torch.no_grad():
             for name, term in terms:
                 _write(layout.weight(self.lm.model, name), term)

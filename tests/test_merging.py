@@ -17,8 +17,8 @@ from memedit.errors import DataError, MethodError
 from memedit.lm import HFModel
 from memedit.memory import EditMemory
 from memedit.merging import Merged
-from memedit.methods import load_method
-from memedit.methods._effects import Neurons, Swapped
+from memedit.methods import _layers, load_method
+from memedit.methods._effects import LowRank, Neurons, Swapped
 from memedit.methods.alphaedit import projected
 from memedit.methods.patched import Solved
 
@@ -95,6 +95,36 @@ def test_ultraedits_statistics_go_on_from_edit_to_edit(lm):
     tokens = len(lm("llama").target_ids(OTHER.prompt, OTHER.target))
     assert merged.add(FACT)["seen"] == first
     assert merged.add(OTHER)["seen"] == first + tokens
+
+
+@pytest.mark.parametrize("name", ["alphaedit", "ultraedit"])
+def test_a_refused_edit_hands_nothing_on(lm, monkeypatch, name):
+    method = load_method(name, **QUICK[name])
+    merged, solve = Merged(lm("llama"), method), method.solve
+
+    def spoilt(*args):
+        found = solve(*args).modules
+        bad = next(iter(found))
+        return Solved({**found, bad: LowRank(found[bad].up * torch.nan, found[bad].down)})
+
+    for _ in range(2):  # nothing was handed on before, and something
+        with monkeypatch.context() as patched:
+            patched.setattr(method, "solve", spoilt)
+            before = dict(method.sequel)
+            with pytest.raises(MethodError, match="found no finite patch"):
+                merged.add(OTHER)
+        assert method.sequel.keys() == before.keys()
+        assert all(method.sequel[module] is before[module] for module in before)
+        merged.add(FACT)
+
+
+@pytest.mark.parametrize("name", ["memit", "alphaedit"])
+def test_keys_that_are_no_numbers_are_a_refused_edit(lm, monkeypatch, name):
+    merged, held = Merged(lm("llama"), load_method(name, **QUICK[name])), _layers.held_now
+    monkeypatch.setattr(_layers, "held_now", lambda *a: (held(*a)[0] * torch.inf, held(*a)[1]))
+    with pytest.raises(MethodError, match=f"{name} meets no finite numbers at model.layers"):
+        merged.add(FACT)
+    assert merged.edits == 0
 
 
 def test_what_is_no_change_of_a_weight_is_refused_and_nothing_is_written(lm, monkeypatch):

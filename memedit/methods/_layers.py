@@ -24,7 +24,9 @@ from torch import Tensor
 
 from memedit import layout
 from memedit.edit import Edit
+from memedit.errors import MethodError
 from memedit.layout import Block, Layout
+from memedit.lm import shortened
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Asked, Optimiser, Value, ask, random_prefixes
 from memedit.methods._watch import Hook, watched
@@ -89,7 +91,11 @@ class SpreadMethod(PatchMethod):
         return float(left)
 
     def solve(self, base: HFModel, edit: Edit, settings: Any) -> Solved:
-        """r_l and D_l of every layer; see the module's equations."""
+        """r_l and D_l of every layer; see the module's equations.
+
+        Raises:
+            MethodError: what a layer holds is no number.
+        """
         blocks = self.blocks(base, settings)
         for block in blocks:
             layout.check_readable(base.model.get_submodule(block.mlp_out), block.mlp_out)
@@ -99,6 +105,11 @@ class SpreadMethod(PatchMethod):
         terms: dict[str, LowRank] = {}
         for i, block in enumerate(blocks):
             key, held = held_now(base, asked, block.mlp_out, goal.module, terms)
+            if not bool(key.isfinite().all() and held.isfinite().all()):
+                raise MethodError(
+                    f"{self.name} meets no finite numbers at {block.mlp_out} for {shortened(edit.prompt or '', 60)!r}: "
+                    "load the model in float32, or take fewer merged edits"
+                )
             residual = (goal.z - held) / self.share(len(blocks) - i)
             down = self.down(base, block.mlp_out, key, settings)
             terms[block.mlp_out] = LowRank(residual[:, None].float().cpu(), down.float().cpu())
