@@ -260,3 +260,15 @@ def test_a_text_that_can_not_be_read_is_named(lm, tmp_path):
     (tmp_path / "one.txt").write_text("one line")
     with pytest.raises(DataError, match="has 1 lines"):
         second_moment(lm("opt"), name, str(tmp_path / "one.txt"))
+
+
+def test_the_null_space_is_of_what_the_text_holds_now(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path / "cache"))
+    base, text, found = HFModel(tiny_model("llama"), tiny_tokenizer()), tmp_path / "text", []
+    method = load_method("alphaedit", text=str(text))
+    for lines in ("The sky is blue.\nGrass is green.", "Two and two is four.\nNobody knows why."):
+        text.write_text(lines)
+        name = Layout.of(base.model).blocks[0].mlp_out
+        moment = second_moment(base, name, str(text))
+        found.append(method._free(base, name, moment, method.settings_for(base)))
+    assert found[0].shape != found[1].shape or not torch.allclose(*found)

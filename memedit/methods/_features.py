@@ -167,8 +167,13 @@ def _run(
     return out
 
 
+def unrelated(facts: str | None) -> Path:
+    """The file of unrelated edits: the one that is named, else what ships."""
+    return Path(facts).expanduser() if facts else FACTS
+
+
 def _facts(source: str | None, count: int) -> tuple[list[Edit], str]:
-    path = Path(source).expanduser() if source else FACTS
+    path = unrelated(source)
     edits: list[Edit] = []
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -17,6 +17,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ from memedit.layout import Block, Layout
 from memedit.lm import shortened
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Asked, Optimiser, Value, ask, random_prefixes
+from memedit.methods._moments import source
 from memedit.methods._watch import Hook, watched
 from memedit.methods.patched import PatchMethod, Solved
 
@@ -122,6 +124,10 @@ class SpreadMethod(PatchMethod):
             "left": float((goal.z - held).norm() / goal.value.delta.norm().clamp(min=1e-12)),
         }
         return Solved(terms, notes)
+
+    def files(self, settings: Any) -> Mapping[str, Path]:
+        """The text for C."""
+        return {"text": source(settings.text)}
 
     def blocks(self, base: HFModel, settings: Any) -> Sequence[Block]:
         """The layers to change, lowest first.

@@ -86,8 +86,13 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memedit"
 
 
+def source(text: str | None) -> Path:
+    """The file that C is estimated from: the one that is named, else what ships."""
+    return Path(text).expanduser() if text else TEXT
+
+
 def _lines(text: str | None) -> tuple[list[str], str]:
-    path = Path(text).expanduser() if text else TEXT
+    path = source(text)
     try:
         data = path.read_bytes()
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]

@@ -21,7 +21,9 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -31,7 +33,7 @@ from memedit.edit import Edit
 from memedit.layout import Layout
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Optimiser, ask, keys, optimise, random_prefixes
-from memedit.methods._moments import second_moment
+from memedit.methods._moments import second_moment, source
 from memedit.methods.patched import PatchMethod, Solved
 
 if TYPE_CHECKING:
@@ -72,6 +74,10 @@ class ROME(PatchMethod):
     # gets there in 20 steps (es 100 of 30 facts; 93 at the paper's 0.5, 0 at layers 1 to 4 within the clamp), and five
     # prefixes do as well as twenty in a quarter of the time.
     small: ClassVar[dict[str, Any]] = {"depth": 0.0, "lr": 1.0, "prefixes": ((5, 5),)}
+
+    def files(self, settings: Any) -> Mapping[str, Path]:
+        """The text for C."""
+        return {"text": source(settings.text)}
 
     def solve(self, base: HFModel, edit: Edit, settings: ROMESettings) -> Solved:
         """delta and the direction u; see the module's equations."""
