@@ -7,6 +7,7 @@ right answers to shipped questions (drift.py). Every point is stored as soon as 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -81,6 +82,11 @@ class Store:
                     f"{path} was measured with other settings; name another --output, or delete it"
                 )
             self.points = rows
+
+    @property
+    def digest(self) -> str:
+        """Of the setting."""
+        return hashlib.sha256(json.dumps(self.setting, sort_keys=True).encode()).hexdigest()
 
     def has(self, method: str, how: str, edits: int) -> bool:
         """Whether a point is there."""
@@ -196,12 +202,12 @@ def drift(
     counts = sorted(set(counts))
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    base = HFModel.from_pretrained(model, device=device, dtype=dtype)
     setting = {
-        "model": model, "data": Path(data).name, "sample": sample, "text": text and Path(text).name, "passages": passages,
-        "questions": questions, "settings": dict(settings or {}), "options": OPTIONS,
+        "model": model, "base": base.fingerprint, "data": _file(data), "sample": sample, "text": text and _file(text),
+        "passages": passages, "questions": questions, "settings": dict(settings or {}), "options": OPTIONS,
     }  # fmt: skip
     store = Store(folder / "drift.json", setting)
-    base = HFModel.from_pretrained(model, device=device, dtype=dtype)
     standard = Standard.of(text, passages, questions)
     asked = Questions(base, read_cases(data), counts[-1], sample)
     if len(asked.cases) < counts[-1]:
@@ -223,6 +229,18 @@ def drift(
     (folder / "drift.md").write_text(table(store.points, str(standard), sample), encoding="utf-8")
     write_figures(store.points, folder)
     return [entry for point in store.points for entry in _entries(point)]
+
+
+def _file(path: str) -> str:
+    """A file's name, and a digest of what it holds.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
+        return f"{Path(path).name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:24]}"
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
 
 
 class _Steps:
@@ -254,7 +272,7 @@ class _Bench:
             return
         merged, made, refused = self._begun(name), 0, 0
         if state.exists():
-            merged.load_state(state)
+            merged.load_state(state, self.store.digest)
             mine = [p for p in self.store.points if (p.method, p.how) == (name, "merged")]
             done = [p for p in mine if p.edits - p.refused == merged.edits]
             made, refused = (done[-1].edits, done[-1].refused) if done else (0, 0)
@@ -267,7 +285,7 @@ class _Bench:
             made = n
             self._measure(merged.lm, name, "merged", n, refused, start)
             if merged.resumable:
-                merged.save_state(state)
+                merged.save_state(state, self.store.digest)
         state.unlink(missing_ok=True)
 
     def _begun(self, name: str) -> Merged:
