@@ -13,10 +13,11 @@ from memedit.bench.drift import Point, Store
 from memedit.bench.drift_figure import table, write_figures
 from memedit.cli import main
 from memedit.edit import Edit
-from memedit.errors import DataError
+from memedit.errors import DataError, MethodError
 from memedit.lm import HFModel
 from memedit.merging import Merged
 from memedit.methods import load_method
+from memedit.methods.ft_m import FTM
 
 PLACES = {
     "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Peru": "Lima", "Egypt": "Cairo",
@@ -123,6 +124,25 @@ def test_points_belong_to_what_the_files_hold_and_to_the_weights(known, tmp_path
         with pytest.raises(DataError, match="of another base, or of other facts or settings"):
             again.load_state(tmp_path / "state", setting)
         assert again.edits == 0
+
+
+def test_an_edit_that_can_not_be_prepared_is_counted_and_left_out(known, tmp_path, monkeypatch):
+    solve, asked = FTM.solve, []
+
+    def refuses(self, base, edit, settings):
+        asked.append(edit)
+        if edit is asked[0]:
+            raise MethodError("no such edit")
+        return solve(self, base, edit, settings)
+
+    monkeypatch.setattr(FTM, "solve", refuses)
+    run(known, tmp_path, "--edits", "1,3", "--how", "routed")
+    assert [(p.how, p.edits, p.refused) for p in points(tmp_path)] == [
+        ("base", 0, 0),
+        ("routed", 1, 1),
+        ("routed", 3, 1),
+    ]
+    assert len(asked) == 3
 
 
 def test_what_can_not_be_measured_is_said(known, tmp_path):

@@ -257,6 +257,20 @@ def test_what_names_a_file_says_so():
     assert {name for name, files in named.items() if "facts" in files} == {"ultraedit"}
 
 
+def test_of_many_edits_the_one_that_can_not_be_prepared_is_named(lm, monkeypatch):
+    method = made("ft-m")
+    solve = method.solve
+
+    def refuses(base, edit, settings):
+        if edit is OTHER:
+            raise MethodError("why not")
+        return solve(base, edit, settings)
+
+    monkeypatch.setattr(method, "solve", refuses)
+    with pytest.raises(MethodError, match=f"ft-m can't prepare the edit '{OTHER.statement}': why not"):
+        method.applied(lm("llama"), [[FACT], [OTHER]]).__enter__()
+
+
 def test_a_base_whose_weights_were_changed_since_gets_another_patch(patching):
     base = HFModel(tiny_model("llama"), tiny_tokenizer())
     before = patching.key(base, FACT)

@@ -26,6 +26,7 @@ from memedit.metrics import starts_with
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
+    from memedit.memory import EditMemory
     from memedit.merging import Merged
 
 COUNTS = (1, 3, 10, 30, 100, 300, 1000)
@@ -305,24 +306,42 @@ class _Bench:
         return refused
 
     def routed(self, names: Sequence[str]) -> None:
-        """All methods behind the router, on one memory that grows."""
+        """Each method behind the router, on a memory of its own that grows."""
+        for name in names:
+            todo = [n for n in self.counts if not self.store.has(name, "routed", n)]
+            self.steps.more(len(self.counts) - len(todo))
+            if todo:
+                self._routed(name, todo)
+
+    def _routed(self, name: str, todo: Sequence[int]) -> None:
         from memedit.edited import EditedModel
         from memedit.memory import EditMemory
 
-        last = max((n for n in self.counts for m in names if not self.store.has(m, "routed", n)), default=0)
         with tempfile.TemporaryDirectory(prefix="memedit-drift-") as place, EditMemory.open(place) as memory:
-            made = 0
-            for n in self.counts:
-                if n <= last:
-                    memory.add(self.asked.edits[made:n])
-                    made = n
-                for name in names:
-                    if not self.store.has(name, "routed", n):
-                        edited = EditedModel.from_pretrained(
-                            self.base, memory=memory, method=name, settings=self.settings
-                        )
-                        self._measure(edited, name, "routed", n, 0, time.process_time())
-                    self.steps.more()
+            made = refused = 0
+            for n in todo:
+                start = time.process_time()
+                refused += self._remember(memory, name, self.asked.edits[made:n])
+                made = n
+                edited = EditedModel.from_pretrained(
+                    self.base, memory=memory, method=name, settings=self.settings
+                )
+                self._measure(edited, name, "routed", n, refused, start)
+                self.steps.more()
+
+    def _remember(self, memory: EditMemory, name: str, edits: Sequence[Edit]) -> int:
+        """Take in edits and prepare them; how many could not be prepared, which are forgotten again."""
+        from memedit.kept import MemoryPatches, bound, prepare
+
+        ids = memory.add(edits).ids
+        if method_info(name).patch == "nothing":
+            return 0
+        patches = MemoryPatches(memory)
+        method = bound(load_method(name, **self.settings.get(name, {})), patches)
+        records = [memory.get(id) for id in ids]
+        refused = [one.id for one in prepare(patches, self.base, records, lambda edit: method) if one.error]
+        memory.forget_all(refused)
+        return len(refused)
 
     def _measure(self, lm: Any, name: str, how: str, n: int, refused: int, start: float) -> None:
         es, gen, near = self.asked.scores(lm, n)

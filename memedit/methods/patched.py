@@ -21,7 +21,7 @@ import torch
 
 from memedit import __version__
 from memedit.edit import Edit
-from memedit.errors import MethodError
+from memedit.errors import MemeditError, MethodError
 from memedit.layout import Layout
 from memedit.lm import shortened
 from memedit.methods._effects import RowPatch, added
@@ -192,11 +192,20 @@ class PatchMethod(EditMethod):
         return solved
 
     def patch(self, base: HFModel, edit: Edit) -> Patch:
-        """The edit's patch for this base: the kept one, else prepared now, and kept."""
+        """The edit's patch for this base: the kept one, else prepared now, and kept.
+
+        Raises:
+            MethodError, ModelError: as `prepare`, with the edit's name: it may be one of many in a batch.
+        """
         key = self.key(base, edit)
         found = self.kept.get(key)
         if found is None:
-            found = self.prepare(base, edit)
+            try:
+                found = self.prepare(base, edit)
+            except MemeditError as error:
+                raise type(error)(
+                    f"{self.name} can't prepare the edit {shortened(edit.statement, 60)!r}: {error}"
+                ) from error
             _log.info(
                 "%s: prepared %r in %s s", self.name, shortened(edit.statement, 60), found.about["seconds"]
             )
