@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -272,3 +273,23 @@ def test_the_null_space_is_of_what_the_text_holds_now(tmp_path, monkeypatch):
         moment = second_moment(base, name, str(text))
         found.append(method._free(base, name, moment, method.settings_for(base)))
     assert found[0].shape != found[1].shape or not torch.allclose(*found)
+
+
+def test_what_can_not_be_kept_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "cache" / "moment"
+    _moments.keep_whole(path, b"whole", "second moment")
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+    write = Path.write_bytes
+
+    def full(self, data):
+        write(self, data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with caplog.at_level(logging.INFO, "memedit"):
+        _moments.keep_whole(path, b"other", "second moment")
+    assert "the second moment can't be kept" in caplog.text
+    assert "No space left" in caplog.text
+    assert [p.read_bytes() for p in path.parent.iterdir()] == [b"whole"]

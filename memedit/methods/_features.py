@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from memedit.edit import Edit
 from memedit.errors import DataError, MemeditError, MethodError
 from memedit.lm import HFModel, shortened
 from memedit.methods._locate import right_padded, target_ids
-from memedit.methods._moments import folder
+from memedit.methods._moments import folder, keep_whole
 from memedit.methods._watch import Hook, kept_beside, origin, watched
 
 FACTS = Path(__file__).parent.parent / "pretrained" / "demonstrations" / "facts.jsonl"
@@ -214,15 +212,8 @@ def _read(path: Path) -> dict[str, Running]:
 
 
 def _write(path: Path, have: dict[str, Running]) -> None:
-    """Kept where that is possible; beside and moved into place, so that there is a whole file or none."""
     from safetensors.torch import save
 
     tensors = {f"{name}|{part}": getattr(r, part) for name, r in have.items() for part in ("mean", "squares")}
     about = {"counts": json.dumps({name: r.count for name, r in have.items()})}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(save(tensors, about))
-        os.replace(file.name, path)
-    except OSError as error:
-        _log.info("the statistics can't be kept in %s (%s)", path.parent, error.strerror)
+    keep_whole(path, save(tensors, about), "statistics")
