@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -139,6 +140,22 @@ def test_statistics_that_were_cut_off_are_found_anew_and_two_threads_find_them_o
     assert asked == [16, 16, 16, 16, 8]
     whole = real(base, _features._facts(None, 40)[0], names)[names[0]]
     assert [one.count for one in found] == [len(whole[0])] * 2
+
+
+def test_facts_that_the_base_can_not_read_whole_are_passed_over(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path / "cache"))
+    base, names = HFModel(tiny_model("gpt2"), tiny_tokenizer()), ["transformer.h.0.mlp.c_proj"]
+    facts, short = tmp_path / "facts", [f"The capital of {place} is" for place in ("France", "Peru")]
+
+    def written(*prompts):
+        facts.write_text("".join(json.dumps({"prompt": p, "target": "Lyon"}) + "\n" for p in prompts))
+        return str(facts)
+
+    (found,) = warmed(base, names, written(short[0], "word " * 200, short[1]), 9).values()
+    (without,) = warmed(base, names, written(*short), 9).values()
+    assert found.count == without.count
+    with pytest.raises(DataError, match="of the 2 facts to warm on 1 fit the 512 tokens"):
+        warmed(base, names, written(short[0], "word " * 200), 9)
 
 
 def test_settings_name_layers_and_rate(lm):

@@ -133,7 +133,7 @@ def warmed(
         facts: a file of JSON lines with prompt and target; None takes what ships.
 
     Raises:
-        DataError: the file can't be read, or has no such facts.
+        DataError: the file can't be read, or has no such facts; those that are longer than the base reads don't count.
     """
     base = origin(base)
     edits, digest = _facts(facts, count)
@@ -145,10 +145,30 @@ def warmed(
         missing = [name for name in names if name not in have]
         if missing:
             # Apart until all edits are in: what was cut off must not pass for the whole.
-            have.update(_run(base, missing, edits, progress))
-            _log.info("statistics of %d positions of %d unrelated edits", have[missing[0]].count, len(edits))
+            short = _fitting(base, edits)
+            have.update(_run(base, missing, short, progress))
+            _log.info("statistics of %d positions of %d unrelated edits", have[missing[0]].count, len(short))
             _write(path, have)
         return {name: have[name] for name in names}
+
+
+def _fitting(base: HFModel, edits: Sequence[Edit]) -> list[Edit]:
+    """Those that the base can read whole.
+
+    Raises:
+        DataError: fewer than two.
+    """
+    limit = base.context_length
+    if limit is None:
+        return list(edits)
+    with base.tokenizing:
+        own = [len(base.tokenizer(edit.prompt or "")["input_ids"]) for edit in edits]
+    out = [e for e, n in zip(edits, own, strict=True) if n + len(target_ids(base, e)) <= limit]
+    if len(out) < 2:
+        raise DataError(
+            f"of the {len(edits)} facts to warm on {len(out)} fit the {limit} tokens that the model takes; give shorter ones"
+        )
+    return out
 
 
 def _run(
