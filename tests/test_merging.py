@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -258,6 +259,19 @@ def test_a_merged_model_is_used_with_plain_transformers(run, tmp_path):
         assert not torch.equal(model(**ids).logits, base.model(**ids).logits)
     assert "is there and not empty" in run("--output", "new", *how, code=1).output
     assert "there is no folder" in run("--output", "a/b", *how, code=1).output
+
+
+def test_a_merged_model_is_stored_in_the_bases_own_type(run):
+    from transformers import AutoModelForCausalLM
+
+    tiny_model("llama").to(torch.bfloat16).save_pretrained("model")
+    how = ["--model", "model", "--method", "ft-m", "--set", "ft-m.steps=3", "--device", "cpu"]
+    run("--output", "same", *how)
+    run("--output", "other", *how, "--dtype", "float32")
+    for name, dtype in (("same", torch.bfloat16), ("other", torch.float32)):
+        assert json.loads(Path(name, "config.json").read_text())["dtype"] == str(dtype)[6:]
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        assert {w.dtype for w in model.parameters()} == {dtype}
 
 
 def test_what_can_not_be_merged_leaves_no_folder(run, tmp_path):
