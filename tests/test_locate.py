@@ -168,7 +168,7 @@ def test_the_optimisation_makes_the_target_likely_and_keeps_within_the_clamp(lm)
     assert wide.delta.norm() < free.delta.norm()
 
 
-def test_the_loss_has_the_kl_of_now_from_before_and_the_authors_decay(lm):
+def test_the_loss_has_the_kl_of_now_from_before_and_the_decay(lm):
     base = lm("llama")
     asked, name = ask(base, FACT, PREFIXES), Layout.of(base.model).blocks[0].mlp_out
     how = Optimiser(steps=2, lr=0.3, kl=7.0, decay=2.0, clamp=50.0)
@@ -186,7 +186,7 @@ def test_the_loss_has_the_kl_of_now_from_before_and_the_authors_decay(lm):
     kl = (now.exp() * (now - before)).sum()
     other = (before.exp() * (before - now)).sum()
     assert abs(float(kl - other)) > 1e-3 * float(kl)  # so that the way round shows
-    decay = value.delta.norm() / value.output.norm() ** 2
+    decay = (value.delta.norm() / value.output.norm()) ** 2
     assert value.loss == pytest.approx(float(-found.mean() + 7 * kl + 2 * decay), rel=1e-4)
 
 

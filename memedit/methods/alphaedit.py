@@ -59,7 +59,7 @@ class AlphaEdit(SpreadMethod):
 
     name = "alphaedit"
     Settings = AlphaEditSettings
-    version = 2  # KL and decay as in the authors' code
+    version = 2  # KL(now || before)
     # As MEMIT's; what a small model's keys have in the null space is short, and l2 must not dwarf its square.
     small: ClassVar[dict[str, Any]] = {"span": 3, "lr": 1.0, "clamp": 2.0, "prefixes": ((5, 5),), "l2": 0.01}
 

@@ -58,7 +58,7 @@ class MEMIT(SpreadMethod):
 
     name = "memit"
     Settings = MEMITSettings
-    version = 2  # KL and decay as in the authors' code
+    version = 2  # KL(now || before)
     # One fact alone has a k^T C^-1 k of about m, which lambda must not dwarf. Small models recall early: layers 0 to 2 of the
     # shipped base's 8, where a higher rate and a wider clamp get there in 20 steps.
     small: ClassVar[dict[str, Any]] = {

@@ -6,7 +6,7 @@ An MLP's output projection W (d, m) maps the key k (m,) of the subject's last to
 (k*, v*) is put in with least change for other keys, whose second moment is C = E[k k^T] (m, m):
 
     k* = mean over prefixes x of k(x + prompt)
-    v* = W k* + delta,   delta = argmin  -log P(target | x + prompt) + kl KL(P(. | "{subject} is a")) + decay |delta| / |v|^2
+    v* = W k* + delta,   delta = argmin  -log P(target | x + prompt) + kl KL(P(. | "{subject} is a")) + decay |delta|^2/|v|^2
     W' = W + delta u^T / (u^T k*),   u = C^-1 k*         (the paper's equation 2; W' k* = v*)
 
 Patch: up = delta (d, 1), down = u^T / (u^T k*) (1, m) on one `mlp_out`.
@@ -69,7 +69,7 @@ class ROME(PatchMethod):
 
     name = "rome"
     Settings = ROMESettings
-    version = 2  # KL and decay as in the authors' code
+    version = 2  # KL(now || before)
     # The shipped base recalls a subject in its first MLP, whose output outweighs all later ones: at layer 0 a higher rate
     # gets there in 20 steps (es 100 of 30 facts; 93 at the paper's 0.5, 0 at layers 1 to 4 within the clamp), and five
     # prefixes do as well as twenty in a quarter of the time.
