@@ -159,6 +159,27 @@ def test_an_edited_model_mixes_methods_in_one_batch(tmp_path, classifier):
         assert model.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True) == texts
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [("rome", "ft-m"), ("ft-m", "ice"), ("ice", "rome"), ("ice", "ice")]
+)
+def test_of_two_edits_of_one_prompt_the_newest_counts_alone_whatever_their_methods(memory, lm, first, then):
+    older = FACT.updated(method=first)
+    newer = FACT.updated(target="Nice", statement="The capital of France is Nice.", method=then)
+    settings = {"rome": QUICK, "ft-m": {"steps": 1}}
+    model = EditedModel.from_pretrained(
+        lm("qwen3").model, tokenizer=lm("qwen3").tokenizer, memory=memory, settings=settings
+    )
+    with model.knowing([[older, newer], [newer]]) as applied:
+        both, alone = applied.rows
+    assert (both == alone) == (
+        (first, then) != ("ice", "ice")
+    )  # what is only read is all read, the last one last
+    assert "Nice" in str(both.context) or both.patch
+    other = OTHER.updated(method=then)
+    with model.knowing([[older, other], [other]]) as applied:  # of another prompt: both count
+        assert applied.rows[0] != applied.rows[1]
+
+
 def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model("qwen3").save_pretrained("model")
