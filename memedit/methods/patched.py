@@ -25,6 +25,7 @@ from memedit.layout import Layout
 from memedit.lm import shortened
 from memedit.methods._effects import RowPatch, added
 from memedit.methods._patch import Patch
+from memedit.methods._settings import check_settings
 from memedit.methods._splice import Piece
 from memedit.methods.base import EditMethod
 
@@ -83,7 +84,7 @@ class PatchMethod(EditMethod):
         sequel: what earlier edits left for later ones, where edits are merged one after another; None: each is alone.
 
     Raises:
-        TypeError: a setting that the method does not have. MethodError: one of the wrong type.
+        TypeError: a setting that the method does not have. MethodError: one of the wrong type or range.
     """
 
     Settings: ClassVar[type]
@@ -92,8 +93,7 @@ class PatchMethod(EditMethod):
 
     def __init__(self, **settings: Any) -> None:
         self.Settings(**settings)  # refuses what it does not know
-        for name, value in settings.items():
-            self._check_setting(name, value)
+        check_settings(self.name, self.Settings, settings)
         self.given = dict(settings)
         self.kept: Kept = InProcess()
         self.progress: Progress | None = None
@@ -208,15 +208,6 @@ class PatchMethod(EditMethod):
         if not 0 <= layer < len(layout):
             raise MethodError(f"the model has layers 0 to {len(layout) - 1}; there is no layer {layer}")
         return layer
-
-    def _check_setting(self, name: str, value: Any) -> None:
-        default = next(f for f in dataclasses.fields(self.Settings) if f.name == name).default
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        good = not number or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        if isinstance(default, int) and number and isinstance(value, float):
-            good = False
-        if not good:
-            raise MethodError(f"{self.name}.{name} is {value!r}; it must be a number such as {default!r}")
 
 
 def newest(edits: Sequence[Edit]) -> list[Edit]:
