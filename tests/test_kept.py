@@ -13,6 +13,7 @@ from memedit import kept
 from memedit.cli import main
 from memedit.edit import Edit
 from memedit.edited import EditedModel
+from memedit.errors import MemoryError_
 from memedit.kept import MemoryPatches, bound, described, prepare
 from memedit.lm import HFModel
 from memedit.memory import EditMemory
@@ -114,6 +115,29 @@ def test_a_damaged_patch_is_prepared_anew(memory, lm):
     assert memory.get_patch(one.key) is not None
 
 
+def test_what_can_not_be_stored_is_not_called_prepared(memory, lm, monkeypatch):
+    base, method = lm("qwen3"), rome(memory)
+
+    def full(*given):
+        raise MemoryError_("the patch can't be written: no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(memory, "keep_patch", full)
+        for _ in range(2):
+            (one,) = prepare(method.kept, base, memory.list()[:1], lambda edit: method)
+            assert (one.key, one.error) == (None, "the patch can't be written: no space left on device")
+        held = method.patch(base, FACT)  # a call goes on with what is known in this process alone
+    assert memory.patches() == []
+    (one,) = prepare(method.kept, base, memory.list()[:1], lambda edit: method)
+    assert (one.new, one.error, len(memory.patches(1))) == (False, None, 1)
+    assert method.patch(base, FACT) is held
+    dead = memory.get(2)
+    memory.forget(2)
+    (one,) = prepare(method.kept, base, [dead], lambda edit: method)
+    assert "no live edit says so" in one.error
+    assert memory.patches(2) == []
+
+
 def test_a_memory_for_reading_is_written_only_where_that_was_said(memory, lm, tmp_path):
     with EditMemory.open(tmp_path / "memory", encoder=TrigramEncoder(), readonly=True) as reader:
         quiet = bound(load_method("rome", **QUICK), MemoryPatches(reader))
@@ -202,6 +226,9 @@ def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
     assert "1 edit by ice with nothing to prepare" in run("prepare", "1", *quick).output
     said = run("prepare", "--method", "ft-m", "--set", "ft-m.steps=2", "--model", "model")
     assert "prepared 2 patches" in said.output
+    assert CliRunner().invoke(main, ["forget", "1", "-m", "mine"]).exit_code == 0
+    assert "edit 1 was forgotten" in run("prepare", "1", *quick, code=1).output
+    assert CliRunner().invoke(main, ["undo", "-m", "mine"]).exit_code == 0
     run("add-fact", "--prompt", "The capital of it is", "--target", "Oslo")
     said = run("prepare", "--method", "rome", *quick, code=1)
     assert "edit 3: which words of 'The capital of it is' are its subject can't be told" in said.output
