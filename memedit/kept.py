@@ -59,6 +59,19 @@ class MemoryPatches:
         self.hold(key, patch)
         return patch
 
+    def passed_over(self, key: str, edit: Edit, method: str, base: str) -> str | None:
+        """What the kept patches of an edit by this method are for, where none has this key.
+
+        Args:
+            base: fingerprint of the base at hand.
+        """
+        rows = [row["key"] for row in self.memory.patches() if row["method"] == method and row["key"] != key]
+        abouts = [self.memory.about_patch(one) for one in dict.fromkeys(rows)]
+        bases = {about.get("base") for about in abouts if about.get("content") == edit.content_hash}
+        if not bases:
+            return None
+        return "other settings" if base in bases else "another base"
+
     def put(self, key: str, edit: Edit, patch: Patch) -> None:
         """Keep a patch with the memory's live edits that say so, whole or not at all; else in this process alone."""
         self.hold(key, patch)

@@ -66,6 +66,23 @@ def test_a_patch_of_another_base_or_of_other_settings_is_never_used(memory, lm):
     assert len({row["key"] for row in described(memory, 1)}) == 3
 
 
+def test_a_kept_patch_that_is_passed_over_is_named_once(memory, lm, caplog):
+    def said(base, **settings):
+        caplog.clear()
+        rome(memory, **settings).patch(lm(base), FACT)
+        return [r.getMessage() for r in caplog.records if "prepared" in r.getMessage()]
+
+    with caplog.at_level("INFO", logger="memedit"):
+        (first,) = said("qwen3")
+        assert "anew" not in first
+        (other,) = said("llama")
+        assert "anew in" in other
+        assert other.endswith(": the kept one is for another base")
+        assert said("llama") == []
+        (settings,) = said("llama", lr=0.1)
+        assert settings.endswith(": the kept one is for other settings")
+
+
 def test_a_cut_off_run_keeps_what_it_finished(memory, lm, monkeypatch):
     base, method = lm("qwen3"), rome(memory)
     solve = method.solve

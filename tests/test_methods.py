@@ -253,6 +253,12 @@ def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
     assert float(patch.about["seconds"]) > 0
     with pytest.raises(MethodError, match="can't be read"):
         Patch.from_bytes(data[:-7])
+    newer = data.replace(b'"format":"1"', b'"format":"2"')
+    for bad in (data[:-7], newer):
+        with pytest.raises(
+            MethodError, match=r"again.*`memedit prepare --anew`|`memedit prepare --anew`.*again"
+        ):
+            Patch.from_bytes(bad)
 
 
 def test_a_patch_is_prepared_once_and_belongs_to_base_edit_and_settings(patching, lm, monkeypatch):

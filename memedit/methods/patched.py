@@ -49,6 +49,10 @@ class Kept(Protocol):
         """Keep a patch, whole or not at all."""
         ...
 
+    def passed_over(self, key: str, edit: Edit, method: str, base: str) -> str | None:
+        """What this edit's patches by this method are for, where there are any, and none has this key."""
+        ...
+
 
 class InProcess:
     """Patches of one process, gone with it."""
@@ -63,6 +67,10 @@ class InProcess:
     def put(self, key: str, edit: Edit, patch: Patch) -> None:
         """Keep a patch."""
         self._patches[key] = patch
+
+    def passed_over(self, key: str, edit: Edit, method: str, base: str) -> str | None:
+        """Not told: nothing outlives the process."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +187,14 @@ class PatchMethod(EditMethod):
         found = self.kept.get(key)
         if found is None:
             found = self.prepare(base, edit)
+            other = self.kept.passed_over(key, edit, self.name, base.fingerprint)
             _log.info(
-                "%s: prepared %r in %s s", self.name, shortened(edit.statement, 60), found.about["seconds"]
+                "%s: prepared %r%s in %s s%s",
+                self.name,
+                shortened(edit.statement, 60),
+                " anew" if other else "",
+                found.about["seconds"],
+                f": the kept one is for {other}" if other else "",
             )
             self.kept.put(key, edit, found)
         return found
