@@ -56,27 +56,51 @@ class MemoryPatches:
         if data is None:
             return None
         patch = Patch.from_bytes(data)
-        self._hold(key, patch)
+        self.hold(key, patch)
         return patch
+
+    def passed_over(self, key: str, edit: Edit, method: str, base: str) -> str | None:
+        """What the kept patches of an edit by this method are for, where none has this key.
+
+        Args:
+            base: fingerprint of the base at hand.
+        """
+        rows = [row["key"] for row in self.memory.patches() if row["method"] == method and row["key"] != key]
+        abouts = [self.memory.about_patch(one) for one in dict.fromkeys(rows)]
+        bases = {about.get("base") for about in abouts if about.get("content") == edit.content_hash}
+        if not bases:
+            return None
+        return "other settings" if base in bases else "another base"
 
     def put(self, key: str, edit: Edit, patch: Patch) -> None:
         """Keep a patch with the memory's live edits that say so, whole or not at all; else in this process alone."""
-        from memedit.memory import EditMemory
-
-        self._hold(key, patch)
-        method, data = patch.about["method"], patch.to_bytes()
+        self.hold(key, patch)
         try:
-            try:
-                self.memory.keep_patch(edit, key, method, data)
-            except MemoryError_:
-                if not self.writes:
-                    raise
-                with EditMemory.open(self.memory.path, create=False) as writer:
-                    writer.keep_patch(edit, key, method, data)
+            self.store(key, edit, patch)
         except MemoryError_ as error:
             _log.info("the patch is known in this process alone: %s", error)
 
-    def _hold(self, key: str, patch: Patch) -> None:
+    def store(self, key: str, edit: Edit, patch: Patch) -> None:
+        """Keep a patch with the memory's live edits that say so, whole or not at all.
+
+        Raises:
+            MemoryError_: it can't be written, or no live edit says so.
+        """
+        from memedit.memory import EditMemory
+
+        method, data = patch.about["method"], patch.to_bytes()
+        try:
+            edits = self.memory.keep_patch(edit, key, method, data)
+        except MemoryError_:
+            if not self.writes:
+                raise
+            with EditMemory.open(self.memory.path, create=False) as writer:
+                edits = writer.keep_patch(edit, key, method, data)
+        if not edits:
+            raise MemoryError_("no live edit says so, and nothing was stored; add it again")
+
+    def hold(self, key: str, patch: Patch) -> None:
+        """Have a patch ready, in the place of those that were used longest ago."""
         with self._lock:
             old = self._ready.pop(key, None)
             self._bytes += patch.size - (old.size if old else 0)
@@ -125,6 +149,8 @@ def prepare(
 ) -> Iterator[Prepared]:
     """Prepare what is missing, an edit at a time; what was yielded is stored, also when the next one is cut off.
 
+    What can't be stored is yielded with the error that says why.
+
     Args:
         anew: prepare also what is stored already.
     """
@@ -141,7 +167,10 @@ def prepare(
             new = patch is None
             if patch is None:
                 patch = method.prepare(base, edit)
-                patches.put(key, edit, patch)
+            # One that a call made before may be known in this process alone.
+            if new or not any(p["key"] == key for p in patches.memory.patches(record.id)):
+                patches.store(key, edit, patch)
+                patches.hold(key, patch)
             yield Prepared(
                 record.id, method.name, key, new, float(patch.about["seconds"]), patch.size,
                 others=sum(p["method"] == method.name and p["key"] != key for p in patches.memory.patches(record.id)),

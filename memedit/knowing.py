@@ -54,6 +54,7 @@ class Knowing:
         shared: list[tuple[int, Row]] = []
         alone: dict[tuple[str, str | datetime | None], list[int]] = {}
         for i, (edits, talk) in enumerate(zip(edits_per_row, talks, strict=True)):
+            edits = self._counting(edits)
             by_method = self._by_method(edits)
             own = [name for name in by_method if self._method(name).answers_itself]
             if own:
@@ -70,7 +71,7 @@ class Knowing:
                 lm = stack.enter_context(rows_applied(self._base, [row for _, row in shared]))
                 parts.append(([i for i, _ in shared], lm))
             for (name, at), rows in alone.items():
-                theirs = [edits_per_row[i] for i in rows]
+                theirs = [self._counting(edits_per_row[i]) for i in rows]
                 method = self._method(name).at(at)
                 applied = method.applied(self._base, theirs, [talks[i] for i in rows])
                 parts.append((rows, stack.enter_context(applied)))
@@ -94,6 +95,21 @@ class Knowing:
                 if own:
                     out[i] = _on_the_way(out[i], own, name)
         return out
+
+    def _counting(self, edits: Sequence[Edit]) -> list[Edit]:
+        """A row's edits, oldest first, without those that a newer one answers too, if either of the two is a patch.
+
+        Among facts that are only stated, the last one wins as it is read; a patch would go on against what was said later.
+        """
+        from memedit.methods.patched import PatchMethod
+
+        patched = [isinstance(self._method(self._router.method_of(edit)), PatchMethod) for edit in edits]
+        keys = [set(edit.keys) for edit in edits]
+        return [
+            edit
+            for i, edit in enumerate(edits)
+            if not any((patched[i] or patched[j]) and keys[i] & keys[j] for j in range(i + 1, len(edits)))
+        ]
 
     def _by_method(self, edits: Sequence[Edit]) -> dict[str, list[Edit]]:
         parts: dict[str, list[Edit]] = {}

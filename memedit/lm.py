@@ -273,7 +273,8 @@ class HFModel:
             ModelError: there are none.
         """
         apart = prompt.endswith((" ", "\n")) or target.startswith((" ", "\n"))
-        ids = self.tokenizer(target if apart else " " + target, add_special_tokens=False)["input_ids"]
+        with self.tokenizing:
+            ids = self.tokenizer(target if apart else " " + target, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ModelError("a target to score is empty; give at least one word")
         return ids
@@ -296,7 +297,9 @@ class HFModel:
         rows, lengths = [], []
         for prompt, target in pairs:
             target_ids = self.target_ids(prompt, target)
-            rows.append(self.tokenizer(prompt)["input_ids"] + target_ids)
+            with self.tokenizing:
+                own = self.tokenizer(prompt)["input_ids"]
+            rows.append(own + target_ids)
             lengths.append(len(target_ids))
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)

@@ -13,6 +13,7 @@ from memedit import kept
 from memedit.cli import main
 from memedit.edit import Edit
 from memedit.edited import EditedModel
+from memedit.errors import MemoryError_
 from memedit.kept import MemoryPatches, bound, described, prepare
 from memedit.lm import HFModel
 from memedit.memory import EditMemory
@@ -65,6 +66,23 @@ def test_a_patch_of_another_base_or_of_other_settings_is_never_used(memory, lm):
     assert len({row["key"] for row in described(memory, 1)}) == 3
 
 
+def test_a_kept_patch_that_is_passed_over_is_named_once(memory, lm, caplog):
+    def said(base, **settings):
+        caplog.clear()
+        rome(memory, **settings).patch(lm(base), FACT)
+        return [r.getMessage() for r in caplog.records if "prepared" in r.getMessage()]
+
+    with caplog.at_level("INFO", logger="memedit"):
+        (first,) = said("qwen3")
+        assert "anew" not in first
+        (other,) = said("llama")
+        assert "anew in" in other
+        assert other.endswith(": the kept one is for another base")
+        assert said("llama") == []
+        (settings,) = said("llama", lr=0.1)
+        assert settings.endswith(": the kept one is for other settings")
+
+
 def test_a_cut_off_run_keeps_what_it_finished(memory, lm, monkeypatch):
     base, method = lm("qwen3"), rome(memory)
     solve = method.solve
@@ -114,6 +132,29 @@ def test_a_damaged_patch_is_prepared_anew(memory, lm):
     assert memory.get_patch(one.key) is not None
 
 
+def test_what_can_not_be_stored_is_not_called_prepared(memory, lm, monkeypatch):
+    base, method = lm("qwen3"), rome(memory)
+
+    def full(*given):
+        raise MemoryError_("the patch can't be written: no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(memory, "keep_patch", full)
+        for _ in range(2):
+            (one,) = prepare(method.kept, base, memory.list()[:1], lambda edit: method)
+            assert (one.key, one.error) == (None, "the patch can't be written: no space left on device")
+        held = method.patch(base, FACT)  # a call goes on with what is known in this process alone
+    assert memory.patches() == []
+    (one,) = prepare(method.kept, base, memory.list()[:1], lambda edit: method)
+    assert (one.new, one.error, len(memory.patches(1))) == (False, None, 1)
+    assert method.patch(base, FACT) is held
+    dead = memory.get(2)
+    memory.forget(2)
+    (one,) = prepare(method.kept, base, [dead], lambda edit: method)
+    assert "no live edit says so" in one.error
+    assert memory.patches(2) == []
+
+
 def test_a_memory_for_reading_is_written_only_where_that_was_said(memory, lm, tmp_path):
     with EditMemory.open(tmp_path / "memory", encoder=TrigramEncoder(), readonly=True) as reader:
         quiet = bound(load_method("rome", **QUICK), MemoryPatches(reader))
@@ -159,6 +200,27 @@ def test_an_edited_model_mixes_methods_in_one_batch(tmp_path, classifier):
         assert model.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True) == texts
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [("rome", "ft-m"), ("ft-m", "ice"), ("ice", "rome"), ("ice", "ice")]
+)
+def test_of_two_edits_of_one_prompt_the_newest_counts_alone_whatever_their_methods(memory, lm, first, then):
+    older = FACT.updated(method=first)
+    newer = FACT.updated(target="Nice", statement="The capital of France is Nice.", method=then)
+    settings = {"rome": QUICK, "ft-m": {"steps": 1}}
+    model = EditedModel.from_pretrained(
+        lm("qwen3").model, tokenizer=lm("qwen3").tokenizer, memory=memory, settings=settings
+    )
+    with model.knowing([[older, newer], [newer]]) as applied:
+        both, alone = applied.rows
+    assert (both == alone) == (
+        (first, then) != ("ice", "ice")
+    )  # what is only read is all read, the last one last
+    assert "Nice" in str(both.context) or both.patch
+    other = OTHER.updated(method=then)
+    with model.knowing([[older, other], [other]]) as applied:  # of another prompt: both count
+        assert applied.rows[0] != applied.rows[1]
+
+
 def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model("qwen3").save_pretrained("model")
@@ -181,6 +243,9 @@ def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
     assert "1 edit by ice with nothing to prepare" in run("prepare", "1", *quick).output
     said = run("prepare", "--method", "ft-m", "--set", "ft-m.steps=2", "--model", "model")
     assert "prepared 2 patches" in said.output
+    assert CliRunner().invoke(main, ["forget", "1", "-m", "mine"]).exit_code == 0
+    assert "edit 1 was forgotten" in run("prepare", "1", *quick, code=1).output
+    assert CliRunner().invoke(main, ["undo", "-m", "mine"]).exit_code == 0
     run("add-fact", "--prompt", "The capital of it is", "--target", "Oslo")
     said = run("prepare", "--method", "rome", *quick, code=1)
     assert "edit 3: which words of 'The capital of it is' are its subject can't be told" in said.output

@@ -98,6 +98,16 @@ def test_the_subject_is_given_or_the_one_name_of_the_prompt():
     assert subject_of(FACT) == "France"
     assert subject_of(Edit(prompt="The capital of france is", target="x", subject="France")) == "france"
     assert subject_of(Edit(prompt="The capital of Peru is", target="Cusco")) == "Peru"
+    for prompt, name, found in (
+        ("Die Straße von Anna ist", "Anna", "Anna"),
+        ("Die Straße von Anna ist", "STRASSE", "Straße"),
+        ("The peruvian name of Peru is", "Peru", "Peru"),
+        ("The name of U.S. presidents in USA", "U.S.", "U.S."),
+        ("日本の首都は", "日本", "日本"),
+    ):
+        assert subject_of(Edit(prompt=prompt, target="x", subject=name)) == found
+    two = Edit(prompt="A Peruvian calls Perú", target="x", subject="Peru", subject_aliases=("Perú",))
+    assert subject_of(two) == "Perú"
     alias = Edit(prompt="The head of NASA is", target="x", subject="Space Agency", subject_aliases=("NASA",))
     assert subject_of(alias) == "NASA"
     for prompt in ("The capital of it is", "The road from Rome to Paris is"):

@@ -278,4 +278,7 @@ def test_what_can_not_be_merged_leaves_no_folder(run, tmp_path):
     assert "ice changes no weights" in run("--output", "new", "--model", "model", code=1).output
     grace = ["--model", "model", "--method", "grace", "--set", "grace.steps=1"]
     assert "no edit could be merged: grace can't be merged" in run("--output", "new", *grace, code=1).output
+    with EditMemory.open("mine", encoder=TrigramEncoder()) as memory:
+        memory.forget(1)
+    assert "edit 1 was forgotten" in run("1", "--output", "new", *grace, code=1).output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "model"]

@@ -17,7 +17,11 @@ from memedit.methods import METHODS, load_method, mend, method_info
 from memedit.methods._effects import Now, Swapped, reads, stacked
 from memedit.methods._hypernetwork import Editor
 from memedit.methods._patch import Patch
+from memedit.methods.alphaedit import projected
+from memedit.methods.memit import normal
 from memedit.methods.mend import edited_modules
+from memedit.methods.rome import solved
+from memedit.methods.ultraedit import step
 
 FACT = Edit(prompt="The capital of France is", target="Lyon", subject="France", old="Paris")
 OTHER = Edit(prompt="The capital of Peru is", target="Cusco", subject="Peru")
@@ -106,6 +110,44 @@ def test_a_wrong_name_suggests_the_near_one():
 def test_a_wrong_setting_is_refused():
     with pytest.raises(MethodError, match="does not take these settings"):
         load_method("ice", strength=3)
+
+
+# By annotation: values that no setting of that type takes.
+WRONG = {
+    "int": ["abc", 0.5, 5.0, True, None, [1]],
+    "float": ["abc", True, None, float("nan"), float("inf"), [0.5]],
+    "bool": ["no", 1, None],
+    "str": [5, True, None],
+    "tuple[tuple[int, int], ...]": [5, "ab", [5], [[5]], [[5, 0]], [[True, 3]], [[5, 1.5]], None],
+}
+RANGES = {
+    "layer": [-1], "steps": [0, -1], "depth": [-0.5, 1.5], "lr": [0, -1e-3], "ada_lr": [0.0], "clamp": [0, -1.0],
+    "bound": [0], "ridge": [-1], "weight": [-1.0], "l2": [-1], "decay": [-0.1], "kl": [-1], "share": [-0.1, 2],
+    "rank": [0], "span": [0], "top": [0], "memory": [0], "warm": [1], "radius": [-1], "seed": [-1], "t": [1.5], "p": [-1],
+}  # fmt: skip
+
+
+def test_a_setting_of_the_wrong_type_or_range_is_refused_at_once(patching):
+    for field in fields(patching.Settings):
+        kind, _, none = str(field.type).partition(" | ")
+        for value in [v for v in WRONG[kind] if not (none and v is None)] + RANGES.get(field.name, []):
+            with pytest.raises(MethodError, match=rf"{patching.name}\.{field.name} is .*; it must be "):
+                made(patching.name, **{field.name: value})
+        made(patching.name, **{field.name: field.default})
+
+
+def test_equations_without_a_single_solution_name_the_setting():
+    nothing, key = torch.zeros(3, 3), torch.ones(3)
+    for solve in (
+        lambda: solved(nothing, key, 0.0),
+        lambda: normal(torch.zeros(3, 1), nothing, 1.0, 0.0),
+    ):
+        with pytest.raises(MethodError, match=r"take a higher ridge \(--set METHOD.ridge="):
+            solve()
+    with pytest.raises(MethodError, match="take a higher l2"):
+        projected(torch.zeros(3, 1), torch.eye(3)[:, :2], 0.0)
+    with pytest.raises(MethodError, match="take a higher l2"):
+        step(torch.zeros(2, 3).double(), torch.ones(2, 3).double(), torch.ones(2, 4).double(), 1.0, 0.0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -211,6 +253,12 @@ def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
     assert float(patch.about["seconds"]) > 0
     with pytest.raises(MethodError, match="can't be read"):
         Patch.from_bytes(data[:-7])
+    newer = data.replace(b'"format":"1"', b'"format":"2"')
+    for bad in (data[:-7], newer):
+        with pytest.raises(
+            MethodError, match=r"again.*`memedit prepare --anew`|`memedit prepare --anew`.*again"
+        ):
+            Patch.from_bytes(bad)
 
 
 def test_a_patch_is_prepared_once_and_belongs_to_base_edit_and_settings(patching, lm, monkeypatch):

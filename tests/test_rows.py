@@ -192,6 +192,46 @@ def test_threads_on_one_base_keep_their_rows_apart(lm):
     assert hooks(base.model) == 0
 
 
+def test_threads_that_score_and_generate_share_one_tokenizer(lm):
+    """A fast tokenizer keeps padding as state of its own: whoever calls it holds the lock."""
+    base = lm()
+    tokenizer, unlocked = base.tokenizer, []
+
+    class Watched:
+        def __call__(self, *args, **options):
+            unlocked.extend([] if base.tokenizing.locked() else [args])
+            return tokenizer(*args, **options)
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+    expected, failed = base.score(PROMPTS, ["green", "red", "four"]), []
+
+    def ask(i):
+        try:
+            for _ in range(10):
+                if i % 2:
+                    assert len(base.tokenize([*PROMPTS, "x" * 40])["input_ids"]) == 4
+                else:
+                    assert base.score(PROMPTS, ["green", "red", "four"]) == expected
+        except Exception as error:
+            failed.append(error)
+
+    base.tokenizer = Watched()
+    try:
+        base.score(PROMPTS[:1], ["green"])
+        base.tokenizer = tokenizer
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        base.tokenizer = tokenizer
+    assert unlocked == []
+    assert failed == []
+
+
 def test_another_number_of_prompts_than_of_rows_is_refused(lm):
     with (
         rows_applied(lm(), [given(CONTEXT)]) as applied,

@@ -14,7 +14,7 @@ import click
 
 from memedit import __version__
 from memedit.cli._lines import log_as_lines, warnings_as_lines
-from memedit.errors import DataError, MemeditError, OldSchema
+from memedit.errors import DataError, MemeditError, MemoryError_, OldSchema
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -242,6 +242,19 @@ def find(memory: EditMemory, name: str) -> Record:
             f"{name} is the id of one edit and the ref of edit {by_ref.id}; write id:{name} or ref:{name}"
         )
     return by_ref
+
+
+def find_live(memory: EditMemory, name: str) -> Record:
+    """As `find`, of edits that are live.
+
+    Raises:
+        MemoryError_: there is none, or it was superseded, forgotten or purged. DataError: as `find`.
+    """
+    record = find(memory, name)
+    if record.status != "live":
+        by = f" by edit {record.superseded_by}" if record.superseded_by else ""
+        raise MemoryError_(f"edit {record.id} was {record.status}{by}; name a live edit, or add it again")
+    return record
 
 
 # --- printing ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memedit.cli._group import counted, existing, find, print_json
+from memedit.cli._group import counted, existing, find_live, print_json
 from memedit.errors import DataError, MethodError
 from memedit.methods import load_method, method_info
 
@@ -52,7 +52,7 @@ def export_adapter(folder: str, how: Adapting, tag: str | None, as_json: bool) -
     if tag and how.edits:
         raise click.UsageError("give --edit or --tag, not both")
     with existing(how.memory) as m:
-        records = [find(m, name) for name in how.edits] or m.list(tag=tag)
+        records = [find_live(m, name) for name in how.edits] or m.list(tag=tag)
         if not records:
             raise DataError("there is no live edit to export")
         base, method = _method(m, how, records)
@@ -89,7 +89,7 @@ def import_adapter(folder: str, how: Adapting, as_json: bool) -> None:
     if len(how.edits) != 1:
         raise click.UsageError("an adapter becomes the patch of one edit: name it by --edit")
     with existing(how.memory) as m:
-        record = find(m, how.edits[0])
+        record = find_live(m, how.edits[0])
         base, method = _method(m, how, [record], otherwise="lora")
         kept = adopt(m, base, method, record, read_adapter(Path(folder), base), folder)
     said = {"folder": folder, "format": FORMAT, "edit": record.id, "method": method.name}

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from memedit.cli._group import check_output, model_options, print_table, progress, settings_option, write_text
 from memedit.errors import MemeditError, unknown
@@ -22,6 +23,42 @@ def _counts(ctx: click.Context, option: click.Parameter, value: str | None) -> t
     if not found or min(found) < 1:
         raise click.BadParameter(f"{value!r}; write numbers of edits, such as 1,10,100", ctx, option)
     return found
+
+
+# Which benches an option is for; those of the model and --json are for all.
+_FOR = {
+    **dict.fromkeys(("data", "only", "counts", "settings"), ("methods", "drift")),
+    **dict.fromkeys(("output", "sample", "text", "passages", "questions", "how"), ("drift",)),
+    "limit": ("methods",),
+}
+
+
+def _refuse(ctx: click.Context, name: str) -> None:
+    """Options of other benches, which would be passed over.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        theirs = _FOR.get(option.name or "", (name,))
+        if given and name not in theirs:
+            raise click.UsageError(
+                f"{option.opts[0]} is for bench {' and '.join(theirs)}; leave it out of bench {name}"
+            )
+
+
+def _limit(ctx: click.Context, counts: tuple[int, ...] | None, limit: int) -> int:
+    """How many facts `methods` measures: --limit, or a single number of --edits.
+
+    Raises:
+        UsageError: both are given, or several numbers.
+    """
+    if counts is None:
+        return limit
+    if len(counts) > 1 or ctx.get_parameter_source("limit") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("bench methods measures one number of facts: give --limit N, or --edits N")
+    return counts[0]
 
 
 @click.command()
@@ -52,7 +89,7 @@ def _counts(ctx: click.Context, option: click.Parameter, value: str | None) -> t
     "counts",
     callback=_counts,
     metavar="N,N",
-    help="For drift: numbers of edits.  [default: 1,3,10,...,1000]",
+    help="For drift: numbers of edits.  [default: 1,3,10,...,1000]  For methods: as --limit.",
 )
 @click.option(
     "--sample",
@@ -81,8 +118,10 @@ def _counts(ctx: click.Context, option: click.Parameter, value: str | None) -> t
 )
 @settings_option
 @model_options
+@click.pass_context
 def bench(
-    name: str, json_file: str | None, data: str | None, limit: int, only: str | None, settings: dict[str, Any],
+    ctx: click.Context, name: str, json_file: str | None, data: str | None, limit: int, only: str | None,
+    settings: dict[str, Any],
     model: str, device: str | None, dtype: str | None, output: str | None, counts: tuple[int, ...] | None, sample: int,
     text: str | None, passages: int, questions: int, how: str | None,
 ) -> None:  # fmt: skip
@@ -100,11 +139,12 @@ def bench(
 
     if name != "all" and name not in BENCHES:
         raise MemeditError(unknown("bench", name, [*BENCHES, "all"]))
+    _refuse(ctx, name)
     check_output(json_file)
     chosen = [one.strip() for one in only.split(",") if one.strip()] if only else []
     more: dict[str, Any] = {"data": data, "only": chosen, "settings": settings}
     if name == "methods":
-        more["limit"] = limit
+        more["limit"] = _limit(ctx, counts, limit)
     elif name == "drift":
         more |= {
             "output": output,

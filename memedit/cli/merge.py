@@ -14,7 +14,7 @@ import click
 from memedit.cli._group import (
     counted,
     existing,
-    find,
+    find_live,
     json_option,
     memory_option,
     model_options,
@@ -83,7 +83,7 @@ def merge(
     folder = _new(output)
     standard = Standard.of(text, passages, questions)
     with existing(memory, readonly=True) as m:
-        records = sorted([find(m, name) for name in ids] or m.list(), key=lambda r: r.recency)
+        records = sorted([find_live(m, name) for name in ids] or m.list(), key=lambda r: r.recency)
         name = method or _one_method(
             [m.default_method if r.edit.method is None else r.edit.method for r in records]
         )

@@ -12,7 +12,7 @@ import click
 from memedit.cli._group import (
     counted,
     existing,
-    find,
+    find_live,
     json_option,
     memory_option,
     method_option,
@@ -58,7 +58,7 @@ def prepare(
     if method:
         method_info(method)
     with existing(memory) as m, progress("preparing") as bar:
-        records = [find(m, name) for name in ids] or m.list()
+        records = [find_live(m, name) for name in ids] or m.list()
         base, solving = solve(m, model, device, dtype, method, settings)
         done = []
         bar(0, len(records))

@@ -41,10 +41,14 @@ def subject_of(edit: Edit) -> str:
         MethodError: none is given and the prompt does not show which it is, or the prompt does not name it.
     """
     prompt = edit.prompt or ""
-    for name in edit.names:
-        at = prompt.casefold().find(name.casefold())
-        if at >= 0:
-            return prompt[at : at + len(name)]
+    # Folding may lengthen a text ("ß" becomes "ss"): each folded character remembers whose it was.
+    origin = [i for i, c in enumerate(prompt) for _ in c.casefold()]
+    # First as words of their own, then anywhere: some scripts put no space between words.
+    for pattern in (r"(?<!\w){}(?!\w)", "{}"):
+        for name in edit.names:
+            at = re.search(pattern.format(re.escape(name.casefold())), prompt.casefold())
+            if at:
+                return prompt[origin[at.start()] : origin[at.end() - 1] + 1]
     if edit.names:
         raise MethodError(
             f"the prompt {shortened(prompt, 60)!r} does not name the subject {edit.names[0]!r} as it is written; "

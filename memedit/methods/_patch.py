@@ -62,11 +62,12 @@ class Patch:
                 modules[module] = modules[module] + effect if module in modules else effect
         except Exception as error:  # safetensors raises its own
             raise MethodError(
-                f"a stored patch can't be read ({error}); `memedit prepare` makes it anew"
+                f"a stored patch can't be read ({error}); `memedit prepare --anew` makes it again"
             ) from error
         if about.get("format") != FORMAT:
             raise MethodError(
-                f"a stored patch has format {about.get('format')!r}, which this memedit can't read"
+                f"a stored patch has format {about.get('format')!r}, which this memedit can't read: "
+                "update memedit, or make it again with `memedit prepare --anew`"
             )
         return cls(modules, about)
 

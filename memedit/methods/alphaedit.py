@@ -35,6 +35,7 @@ from memedit.layout import Block
 from memedit.methods._layers import Goal, SpreadMethod, SpreadSettings
 from memedit.methods._locate import Asked, Optimiser
 from memedit.methods._moments import Moment, second_moment, source
+from memedit.methods._settings import solvable
 from memedit.methods._watch import file_digest, kept_beside
 from memedit.methods.memit import block_goal
 
@@ -106,6 +107,8 @@ def projected(keys: Tensor, free: Tensor, l2: float, earlier: Tensor | None = No
     inside = free.double().cpu().T @ keys.double().cpu()  # (p, n): Q in B's own coordinates
     if earlier is None:
         small = inside.T @ inside + l2 * torch.eye(inside.shape[1], dtype=torch.float64)
-        return torch.linalg.solve(small, inside.T) @ free.double().cpu().T
+        with solvable("l2"):
+            return torch.linalg.solve(small, inside.T) @ free.double().cpu().T
     whole = earlier @ earlier.T + inside @ inside.T + l2 * torch.eye(len(inside), dtype=torch.float64)
-    return torch.linalg.solve(whole, inside).T @ free.double().cpu().T
+    with solvable("l2"):
+        return torch.linalg.solve(whole, inside).T @ free.double().cpu().T

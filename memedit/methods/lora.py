@@ -224,8 +224,6 @@ def check_choices(settings: LoRASettings) -> None:
             raise MethodError(
                 f"lora.{name} is {getattr(settings, name)!r}; it must be one of {', '.join(known)}"
             )
-    if settings.rank < 1:
-        raise MethodError(f"lora.rank is {settings.rank}; it must be at least 1")
 
 
 def _parts(student: HFModel) -> list[Tensor]:

@@ -35,6 +35,7 @@ from memedit.layout import Block
 from memedit.methods._layers import Goal, SpreadMethod, SpreadSettings
 from memedit.methods._locate import Asked, Optimiser, optimise
 from memedit.methods._moments import second_moment
+from memedit.methods._settings import solvable
 
 if TYPE_CHECKING:
     from memedit.lm import HFModel
@@ -88,7 +89,12 @@ def block_goal(base: HFModel, asked: Asked, last: Block, how: Optimiser, edit: E
 
 
 def normal(keys: Tensor, moment: Tensor, weight: float, ridge: float) -> Tensor:
-    """K^T (lambda C + K K^T)^-1 (n, m) of keys (m, n) and C (m, m), in float64 on the CPU."""
+    """K^T (lambda C + K K^T)^-1 (n, m) of keys (m, n) and C (m, m), in float64 on the CPU.
+
+    Raises:
+        MethodError: the matrix is singular.
+    """
     c, k = moment.double().cpu(), keys.double().cpu()
     c = weight * (c + ridge * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype)) + k @ k.T
-    return torch.cholesky_solve(k, torch.linalg.cholesky(c)).T
+    with solvable("ridge"):
+        return torch.cholesky_solve(k, torch.linalg.cholesky(c)).T

@@ -26,6 +26,7 @@ from memedit.layout import Layout
 from memedit.lm import shortened
 from memedit.methods._effects import RowPatch, added
 from memedit.methods._patch import Patch
+from memedit.methods._settings import check_settings
 from memedit.methods._splice import Piece
 from memedit.methods._watch import file_digest, tokenizer_digest
 from memedit.methods.base import EditMethod
@@ -50,6 +51,10 @@ class Kept(Protocol):
         """Keep a patch, whole or not at all."""
         ...
 
+    def passed_over(self, key: str, edit: Edit, method: str, base: str) -> str | None:
+        """What this edit's patches by this method are for, where there are any, and none has this key."""
+        ...
+
 
 class InProcess:
     """Patches of one process, gone with it."""
@@ -64,6 +69,10 @@ class InProcess:
     def put(self, key: str, edit: Edit, patch: Patch) -> None:
         """Keep a patch."""
         self._patches[key] = patch
+
+    def passed_over(self, key: str, edit: Edit, method: str, base: str) -> str | None:
+        """Not told: nothing outlives the process."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +94,7 @@ class PatchMethod(EditMethod):
         sequel: what earlier edits left for later ones, where edits are merged one after another; None: each is alone.
 
     Raises:
-        TypeError: a setting that the method does not have. MethodError: one of the wrong type.
+        TypeError: a setting that the method does not have. MethodError: one of the wrong type or range.
     """
 
     Settings: ClassVar[type]
@@ -94,8 +103,7 @@ class PatchMethod(EditMethod):
 
     def __init__(self, **settings: Any) -> None:
         self.Settings(**settings)  # refuses what it does not know
-        for name, value in settings.items():
-            self._check_setting(name, value)
+        check_settings(self.name, self.Settings, settings)
         self.given = dict(settings)
         self.kept: Kept = InProcess()
         self.progress: Progress | None = None
@@ -206,8 +214,14 @@ class PatchMethod(EditMethod):
                 raise type(error)(
                     f"{self.name} can't prepare the edit {shortened(edit.statement, 60)!r}: {error}"
                 ) from error
+            other = self.kept.passed_over(key, edit, self.name, base.fingerprint)
             _log.info(
-                "%s: prepared %r in %s s", self.name, shortened(edit.statement, 60), found.about["seconds"]
+                "%s: prepared %r%s in %s s%s",
+                self.name,
+                shortened(edit.statement, 60),
+                " anew" if other else "",
+                found.about["seconds"],
+                f": the kept one is for {other}" if other else "",
             )
             self.kept.put(key, edit, found)
         return found
@@ -235,15 +249,6 @@ class PatchMethod(EditMethod):
         if not 0 <= layer < len(layout):
             raise MethodError(f"the model has layers 0 to {len(layout) - 1}; there is no layer {layer}")
         return layer
-
-    def _check_setting(self, name: str, value: Any) -> None:
-        default = next(f for f in dataclasses.fields(self.Settings) if f.name == name).default
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        good = not number or (isinstance(value, (int, float)) and not isinstance(value, bool))
-        if isinstance(default, int) and number and isinstance(value, float):
-            good = False
-        if not good:
-            raise MethodError(f"{self.name}.{name} is {value!r}; it must be a number such as {default!r}")
 
 
 def newest(edits: Sequence[Edit]) -> list[Edit]:

@@ -34,6 +34,7 @@ from memedit.layout import Layout
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Optimiser, ask, keys, optimise, random_prefixes
 from memedit.methods._moments import second_moment, source
+from memedit.methods._settings import solvable
 from memedit.methods.patched import PatchMethod, Solved
 
 if TYPE_CHECKING:
@@ -101,9 +102,14 @@ def rank_one(delta: Tensor, key: Tensor, moment: Tensor, ridge: float) -> tuple[
 
 
 def solved(moment: Tensor, key: Tensor, ridge: float) -> Tensor:
-    """(C + ridge * mean(diag C) I)^-1 key, in float64 on the CPU; key (m,) or (m, n)."""
+    """(C + ridge * mean(diag C) I)^-1 key, in float64 on the CPU; key (m,) or (m, n).
+
+    Raises:
+        MethodError: the matrix is singular.
+    """
     c = moment.double()
     c = c + ridge * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype)
     columns = key.double().cpu()
-    out = torch.cholesky_solve(columns.reshape(len(c), -1), torch.linalg.cholesky(c))
+    with solvable("ridge"):
+        out = torch.cholesky_solve(columns.reshape(len(c), -1), torch.linalg.cholesky(c))
     return out.reshape(columns.shape)

@@ -37,7 +37,6 @@ import torch
 from torch import Tensor
 
 from memedit.edit import Edit
-from memedit.errors import MethodError
 from memedit.layout import Layout
 from memedit.methods._effects import Neurons
 from memedit.methods._locate import Asked, ask, right_padded
@@ -84,10 +83,6 @@ class TPatcher(PatchMethod):
 
     def solve(self, base: HFModel, edit: Edit, settings: TPatcherSettings) -> Solved:
         """The edit's neurons; see the module's equations."""
-        if settings.top < 1 or settings.memory < 1:
-            raise MethodError(
-                f"t-patcher.top is {settings.top} and t-patcher.memory {settings.memory}; both must be at least 1"
-            )
         block = Layout.of(base.model).blocks[self.layer(base, settings.layer, 1.0)]
         source, module = block.mlp_in[0], block.mlp_out
         asked = ask(base, edit, essence=False)

@@ -40,6 +40,7 @@ from memedit.layout import Layout
 from memedit.methods._effects import LowRank
 from memedit.methods._features import Running, features, unrelated, warmed
 from memedit.methods._locate import ask
+from memedit.methods._settings import solvable
 from memedit.methods.patched import PatchMethod, Solved
 
 if TYPE_CHECKING:
@@ -107,4 +108,5 @@ class UltraEdit(PatchMethod):
 def step(h: Tensor, key: Tensor, slope: Tensor, eta: float, l2: float) -> Tensor:
     """V^T (H H^T + lambda I)^-1 (out, n) of keys (n, in), and of both normalised: (n, in) and (n, out)."""
     v = -eta * key.square().sum(1, keepdim=True) * slope
-    return torch.linalg.solve(h @ h.T + l2 * torch.eye(len(h), dtype=h.dtype), v).T
+    with solvable("l2"):
+        return torch.linalg.solve(h @ h.T + l2 * torch.eye(len(h), dtype=h.dtype), v).T
