@@ -71,7 +71,7 @@ class MiniLM:
         except Exception as error:  # tokenizers raises plain Exception
             raise ModelError(f"the encoder in {folder} can't be read: {error}") from error
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.enable_truncation(MAX_TOKENS, direction="left")  # what is asked stands at the end
         self.weights = {
             key: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
             for key, value in weights.items()

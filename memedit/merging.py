@@ -26,7 +26,7 @@ from memedit.methods.patched import PatchMethod
 if TYPE_CHECKING:
     from memedit.edit import Edit
 
-_ABOUT = "edits"
+_ABOUT, _BASE, _SETTING = "edits", "base", "setting"  # in a state's header
 
 
 class Merged:
@@ -65,6 +65,7 @@ class Merged:
         self.lm = HFModel(copy.deepcopy(base.model, memo), base.tokenizer)
         self.lm.tokenizing = base.tokenizing
         stems_from(self.lm, base)
+        self._base = base.fingerprint
         self.edits = 0
         self.changed: set[str] = set()
 
@@ -74,12 +75,19 @@ class Merged:
         Raises:
             MethodError, ModelError: the edit can't be solved, or its patch is no change of weights; nothing is written.
         """
-        solved = self.method.solved(self.lm, edit)
-        terms = [
-            (name, term) for name, effect in solved.modules.items() for term in _parts(self.method, effect)
-        ]
-        for name, _ in terms:
-            layout.weight(self.lm.model, name)  # refuses what can't be written
+        handed = dict(self.method.sequel or {})
+        try:
+            solved = self.method.solved(self.lm, edit)
+            terms = [
+                (name, term)
+                for name, effect in solved.modules.items()
+                for term in _parts(self.method, effect)
+            ]
+            for name, _ in terms:
+                layout.weight(self.lm.model, name)  # refuses what can't be written
+        except BaseException:
+            self.method.sequel = handed  # what was refused is handed on to no later edit
+            raise
         with torch.no_grad():
             for name, term in terms:
                 _write(layout.weight(self.lm.model, name), term)
@@ -92,29 +100,38 @@ class Merged:
         """Whether weights are all that later edits need of earlier ones."""
         return not self.method.sequel
 
-    def save_state(self, path: Path) -> None:
-        """Keep the weights that were changed, for `load_state`."""
+    def save_state(self, path: Path, setting: str = "") -> None:
+        """Keep the weights that were changed, for `load_state`.
+
+        Args:
+            setting: what else they belong to, in any words.
+        """
         from safetensors.torch import save
 
         tensors = {
             name: self.lm.model.get_submodule(name).weight.detach().contiguous() for name in self.changed
         }
         beside = path.with_name(f".{path.name}.part")
-        beside.write_bytes(save(tensors, {_ABOUT: str(self.edits)}))
+        beside.write_bytes(save(tensors, {_ABOUT: str(self.edits), _BASE: self._base, _SETTING: setting}))
         beside.replace(path)
 
-    def load_state(self, path: Path) -> None:
+    def load_state(self, path: Path, setting: str = "") -> None:
         """Go on from what `save_state` kept.
 
         Raises:
-            DataError: it can't be read, or is of another base.
+            DataError: it can't be read, or is of another base or setting; nothing is written then.
         """
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, "pt") as file, torch.no_grad():
+                about = file.metadata() or {}
+                if (about.get(_BASE), about.get(_SETTING)) != (self._base, setting):
+                    raise DataError(
+                        f"{path} is of another base, or of other facts or settings; delete it to begin anew"
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                edits = int((file.metadata() or {})[_ABOUT])
+                edits = int(about[_ABOUT])
                 for name, tensor in tensors.items():
                     self.lm.model.get_submodule(name).weight.copy_(tensor)
         except (OSError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:

@@ -33,7 +33,7 @@ WORD, WHOLE, PART, GUESS = (
 )  # marks of a query's tokens: of no name, of the whole name, of a part, of a guess
 SAID, SUBJECT, GUESSED, ANSWER = 4, 5, 6, 7  # marks of an edit's tokens
 MARKS = 8
-LONGEST = 96  # tokens of a query or an edit; what is further is left out
+LONGEST = 96  # tokens of a query or an edit; of a longer one the last count
 KEPT = 40_000  # tokens whose states are remembered: 61 MB in float32
 BATCH = 64  # pairs at once
 
@@ -180,7 +180,10 @@ class Marker:
         for spans, mark in marked:
             for start, end in spans:
                 marks[(offsets[:, 0] < end) & (offsets[:, 1] > start)] = mark
-        return Side(tuple(encoded.ids[:LONGEST]), tuple(marks[:LONGEST].tolist()))
+        ids, found = encoded.ids, marks.tolist()
+        if len(ids) > LONGEST:  # the first token is read by the head; what is asked stands at the end
+            ids, found = [ids[0], *ids[1 - LONGEST :]], [found[0], *found[1 - LONGEST :]]
+        return Side(tuple(ids), tuple(found))
 
 
 def untrained(encoder: MiniLM, lower: int, layers: int, seed: int) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 from conftest import tiny_model, tiny_tokenizer
 from memory_fixtures import TrigramEncoder
+from safetensors import safe_open
 
 from memedit.cli import main
 from memedit.edit import Edit
@@ -215,6 +216,18 @@ def test_export_and_import_as_commands(run, tmp_path):
         effect.up @ effect.down, *[e.up @ e.down for e in read_adapter(tmp_path / "one", base).values()]
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_of_edits_that_answer_the_same_the_exported_one_alone_is_named(run, tmp_path):
+    newer = FACT.updated(target="Nice")
+    with EditMemory.open("mine", encoder=TrigramEncoder()) as memory:
+        memory.add(newer, keep_both=True)
+        assert len(memory.list()) == 3
+    how = ["--format", "peft", "--model", "model", "--set", "rome.prefixes=[[2,3]]", "--set", "rome.steps=3"]
+    said = json.loads(run("export", "all", *how, "--method", "rome", "--json"))
+    assert (said["edits"], list(said["ranks"].values())) == ([2, 3], [2])
+    with safe_open(tmp_path / "all" / WEIGHTS, "pt") as file:
+        assert file.metadata()["memedit.edits"] == "2 3"
 
 
 def test_what_does_not_go_together_is_said(run):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
+from conftest import tiny_model, tiny_tokenizer
 
 from memedit.bench.drift import Point, Store
 from memedit.bench.drift_figure import table, write_figures
 from memedit.cli import main
-from memedit.errors import DataError
+from memedit.edit import Edit
+from memedit.errors import DataError, MethodError
+from memedit.lm import HFModel
+from memedit.merging import Merged
+from memedit.methods import load_method
+from memedit.methods.ft_m import FTM
 
 PLACES = {
     "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Peru": "Lima", "Egypt": "Cairo",
@@ -94,6 +101,48 @@ def test_a_stopped_run_goes_on_and_finds_what_a_whole_one_does(known, tmp_path, 
     assert len(made) == 2
     same = [(p.edits, p.es, p.neighbours, pytest.approx(p.perplexity, rel=1e-4)) for p in whole]
     assert [(p.edits, p.es, p.neighbours, p.perplexity) for p in points(tmp_path / "cut")] == same
+
+
+def test_points_belong_to_what_the_files_hold_and_to_the_weights(known, tmp_path, lm):
+    facts = tmp_path / "known.jsonl"
+    facts.write_text((known / "known.jsonl").read_text())
+    run(tmp_path, tmp_path / "out", "--edits", "1")
+    run(tmp_path, tmp_path / "out", "--edits", "1")
+    setting = json.loads((tmp_path / "out" / "drift.json").read_text())["setting"]
+    assert setting["base"] == HFModel.from_pretrained("base").fingerprint
+    facts.write_text(facts.read_text().replace("Lyon", "Nice"))  # the same name
+    assert "was measured with other settings" in run(tmp_path, tmp_path / "out", "--edits", "1", code=1)
+    edit = Edit(prompt="The capital of Peru is", target="Cusco")
+    merged = Merged(lm("llama"), load_method("ft-m", steps=1))
+    merged.add(edit)
+    merged.save_state(tmp_path / "state", "one setting")
+    moved = HFModel(tiny_model("llama"), tiny_tokenizer())
+    with torch.no_grad():
+        moved.model.model.layers[1].mlp.up_proj.weight[0, 0] += 1
+    for base, setting in ((lm("llama"), "another"), (moved, "one setting")):
+        again = Merged(base, load_method("ft-m", steps=1))
+        with pytest.raises(DataError, match="of another base, or of other facts or settings"):
+            again.load_state(tmp_path / "state", setting)
+        assert again.edits == 0
+
+
+def test_an_edit_that_can_not_be_prepared_is_counted_and_left_out(known, tmp_path, monkeypatch):
+    solve, asked = FTM.solve, []
+
+    def refuses(self, base, edit, settings):
+        asked.append(edit)
+        if edit is asked[0]:
+            raise MethodError("no such edit")
+        return solve(self, base, edit, settings)
+
+    monkeypatch.setattr(FTM, "solve", refuses)
+    run(known, tmp_path, "--edits", "1,3", "--how", "routed")
+    assert [(p.how, p.edits, p.refused) for p in points(tmp_path)] == [
+        ("base", 0, 0),
+        ("routed", 1, 1),
+        ("routed", 3, 1),
+    ]
+    assert len(asked) == 3
 
 
 def test_what_can_not_be_measured_is_said(known, tmp_path):

@@ -8,7 +8,7 @@ from conftest import tiny_model, tiny_tokenizer
 
 from memedit.layout import Layout
 from memedit.lm import HFModel
-from memedit.methods._effects import Dense, LowRank, Neurons, Replaced, Several, Swapped
+from memedit.methods._effects import Dense, LowRank, Neurons, Now, Replaced, Several, Swapped, stacked
 from memedit.methods._patch import Patch
 from memedit.methods._rows import Row, rows_applied
 
@@ -167,3 +167,17 @@ def test_a_patch_of_half_precision_meets_its_base():
     name, _ = parts(base)
     with rows_applied(base, [Row(patch={name: Dense(torch.ones(32, 48))}), Row(), Row()]) as model:
         assert model.generate(PROMPTS, **OPTIONS)[1] == base.generate(PROMPTS, **OPTIONS)[1]
+
+
+def test_half_precision_loses_no_small_factor():
+    generator = torch.Generator().manual_seed(0)
+    key = 100 * torch.rand(64, generator=generator)
+    down = torch.randn(2, 64, generator=generator) * 1e-8
+    down[0] += key / (key @ key) * 1e-3
+    up = torch.stack([torch.randn(8, generator=generator) * 1e3, torch.zeros(8)], 1)
+    exact, x = LowRank(up, down), key[None, None].half()
+    (change,) = stacked([exact], torch.nn.Linear(64, 8), "m", x)
+    found = change(x, torch.zeros(1, 1, 8, dtype=torch.float16), None, Now(None, 1))[0, 0]
+    assert torch.allclose(found.float(), up @ (down @ key), rtol=1e-2, atol=1e-3)
+    even = exact.balanced()
+    assert torch.allclose(even.up @ even.down, up @ down, rtol=1e-5)

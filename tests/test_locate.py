@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,6 +178,28 @@ def test_the_optimisation_makes_the_target_likely_and_keeps_within_the_clamp(lm)
     assert wide.delta.norm() < free.delta.norm()
 
 
+def test_the_loss_has_the_kl_of_now_from_before_and_the_authors_decay(lm):
+    base = lm("llama")
+    asked, name = ask(base, FACT, PREFIXES), Layout.of(base.model).blocks[0].mlp_out
+    how = Optimiser(steps=2, lr=0.3, kl=7.0, decay=2.0, clamp=50.0)
+    value = optimise(base, asked, [name], how, FACT)[name]
+
+    def shifted(args, output):
+        output = output.clone()
+        output[:, 0] += value.delta
+        return output
+
+    with torch.no_grad():
+        _, before = asked.said(asked.forward(base))
+        with watched(base, {name: shifted}):
+            found, now = asked.said(asked.forward(base))
+    kl = (now.exp() * (now - before)).sum()
+    other = (before.exp() * (before - now)).sum()
+    assert abs(float(kl - other)) > 1e-3 * float(kl)  # so that the way round shows
+    decay = value.delta.norm() / value.output.norm() ** 2
+    assert value.loss == pytest.approx(float(-found.mean() + 7 * kl + 2 * decay), rel=1e-4)
+
+
 def test_rome_puts_the_value_at_the_key_in_float64():
     generator = torch.Generator().manual_seed(1)
     m, d = 24, 8
@@ -248,3 +271,35 @@ def test_a_text_that_can_not_be_read_is_named(lm, tmp_path):
     (tmp_path / "one.txt").write_text("one line")
     with pytest.raises(DataError, match="has 1 lines"):
         second_moment(lm("opt"), name, str(tmp_path / "one.txt"))
+
+
+def test_the_null_space_is_of_what_the_text_holds_now(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path / "cache"))
+    base, text, found = HFModel(tiny_model("llama"), tiny_tokenizer()), tmp_path / "text", []
+    method = load_method("alphaedit", text=str(text))
+    for lines in ("The sky is blue.\nGrass is green.", "Two and two is four.\nNobody knows why."):
+        text.write_text(lines)
+        name = Layout.of(base.model).blocks[0].mlp_out
+        moment = second_moment(base, name, str(text))
+        found.append(method._free(base, name, moment, method.settings_for(base)))
+    assert found[0].shape != found[1].shape or not torch.allclose(*found)
+
+
+def test_what_can_not_be_kept_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "cache" / "moment"
+    _moments.keep_whole(path, b"whole", "second moment")
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+    write = Path.write_bytes
+
+    def full(self, data):
+        write(self, data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with caplog.at_level(logging.INFO, "memedit"):
+        _moments.keep_whole(path, b"other", "second moment")
+    assert "the second moment can't be kept" in caplog.text
+    assert "No space left" in caplog.text
+    assert [p.read_bytes() for p in path.parent.iterdir()] == [b"whole"]

@@ -105,6 +105,7 @@ def test_an_update_has_the_rank_of_its_gradient_factors(lm, tmp_path):
         update = effect.up.double() @ effect.down.double()
         assert int(torch.linalg.matrix_rank(update, rtol=1e-9)) == tokens
     assert patch.about["rank"] == str(end + target)
+    assert patch.about["modules"].split() == names
 
 
 def test_layer_scale_and_editor_count(lm, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from memedit.errors import DataError, MethodError
 from memedit.lm import HFModel
 from memedit.memory import EditMemory
 from memedit.merging import Merged
-from memedit.methods import load_method
-from memedit.methods._effects import Neurons, Swapped
+from memedit.methods import _layers, load_method
+from memedit.methods._effects import LowRank, Neurons, Swapped
 from memedit.methods.alphaedit import projected
 from memedit.methods.patched import Solved
 
@@ -95,6 +96,36 @@ def test_ultraedits_statistics_go_on_from_edit_to_edit(lm):
     tokens = len(lm("llama").target_ids(OTHER.prompt, OTHER.target))
     assert merged.add(FACT)["seen"] == first
     assert merged.add(OTHER)["seen"] == first + tokens
+
+
+@pytest.mark.parametrize("name", ["alphaedit", "ultraedit"])
+def test_a_refused_edit_hands_nothing_on(lm, monkeypatch, name):
+    method = load_method(name, **QUICK[name])
+    merged, solve = Merged(lm("llama"), method), method.solve
+
+    def spoilt(*args):
+        found = solve(*args).modules
+        bad = next(iter(found))
+        return Solved({**found, bad: LowRank(found[bad].up * torch.nan, found[bad].down)})
+
+    for _ in range(2):  # nothing was handed on before, and something
+        with monkeypatch.context() as patched:
+            patched.setattr(method, "solve", spoilt)
+            before = dict(method.sequel)
+            with pytest.raises(MethodError, match="found no finite patch"):
+                merged.add(OTHER)
+        assert method.sequel.keys() == before.keys()
+        assert all(method.sequel[module] is before[module] for module in before)
+        merged.add(FACT)
+
+
+@pytest.mark.parametrize("name", ["memit", "alphaedit"])
+def test_keys_that_are_no_numbers_are_a_refused_edit(lm, monkeypatch, name):
+    merged, held = Merged(lm("llama"), load_method(name, **QUICK[name])), _layers.held_now
+    monkeypatch.setattr(_layers, "held_now", lambda *a: (held(*a)[0] * torch.inf, held(*a)[1]))
+    with pytest.raises(MethodError, match=f"{name} meets no finite numbers at model.layers"):
+        merged.add(FACT)
+    assert merged.edits == 0
 
 
 def test_what_is_no_change_of_a_weight_is_refused_and_nothing_is_written(lm, monkeypatch):
@@ -228,6 +259,19 @@ def test_a_merged_model_is_used_with_plain_transformers(run, tmp_path):
         assert not torch.equal(model(**ids).logits, base.model(**ids).logits)
     assert "is there and not empty" in run("--output", "new", *how, code=1).output
     assert "there is no folder" in run("--output", "a/b", *how, code=1).output
+
+
+def test_a_merged_model_is_stored_in_the_bases_own_type(run):
+    from transformers import AutoModelForCausalLM
+
+    tiny_model("llama").to(torch.bfloat16).save_pretrained("model")
+    how = ["--model", "model", "--method", "ft-m", "--set", "ft-m.steps=3", "--device", "cpu"]
+    run("--output", "same", *how)
+    run("--output", "other", *how, "--dtype", "float32")
+    for name, dtype in (("same", torch.bfloat16), ("other", torch.float32)):
+        assert json.loads(Path(name, "config.json").read_text())["dtype"] == str(dtype)[6:]
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        assert {w.dtype for w in model.parameters()} == {dtype}
 
 
 def test_what_can_not_be_merged_leaves_no_folder(run, tmp_path):

@@ -278,6 +278,47 @@ def test_a_patch_is_prepared_once_and_belongs_to_base_edit_and_settings(patching
     assert len(keys) == 4
 
 
+def test_a_patch_belongs_to_the_tokenizer_and_to_what_a_named_file_holds(patching, lm, tmp_path):
+    base = lm("llama")
+    before = patching.key(base, FACT)
+    assert patching.key(lm("llama", bos=True), FACT) != before
+    base.tokenize(["a", "a longer one"])  # leaves a state of padding behind
+    assert patching.key(HFModel(base.model, base.tokenizer), FACT) == before
+    for name in patching.files(patching.settings_for(base)):
+        one, same = tmp_path / "one", tmp_path / "same"
+        for path in (one, same):
+            path.write_text("The sky is blue.\nGrass is green.\n")
+        key = made(patching.name, **{name: str(one)}).key(base, FACT)
+        assert made(patching.name, **{name: str(same)}).key(base, FACT) == key != before
+        one.write_text("The sky is red today.\nGrass is green.\n")
+        assert made(patching.name, **{name: str(one)}).key(base, FACT) != key
+
+
+def test_what_names_a_file_says_so():
+    named = {
+        name: load_method(name).files(load_method(name).Settings()).keys()
+        for name, info in METHODS.items()
+        if info.patch != "nothing"
+    }
+    text = {"rome", "memit", "pmet", "alphaedit"}
+    assert {name for name, files in named.items() if "text" in files} == text
+    assert {name for name, files in named.items() if "facts" in files} == {"ultraedit"}
+
+
+def test_of_many_edits_the_one_that_can_not_be_prepared_is_named(lm, monkeypatch):
+    method = made("ft-m")
+    solve = method.solve
+
+    def refuses(base, edit, settings):
+        if edit is OTHER:
+            raise MethodError("why not")
+        return solve(base, edit, settings)
+
+    monkeypatch.setattr(method, "solve", refuses)
+    with pytest.raises(MethodError, match=f"ft-m can't prepare the edit '{OTHER.statement}': why not"):
+        method.applied(lm("llama"), [[FACT], [OTHER]]).__enter__()
+
+
 def test_a_base_whose_weights_were_changed_since_gets_another_patch(patching):
     base = HFModel(tiny_model("llama"), tiny_tokenizer())
     before = patching.key(base, FACT)

@@ -126,6 +126,7 @@ def test_kn_swaps_value_rows_as_the_paper_says(double):
             push = 5.0 * new - 2.0 * old
             expected = rows[column] + (push if held[column] >= 0 else -push)
             assert torch.allclose(value.double(), expected, atol=1e-5)
+    assert patch.about["modules"].split() == list(patch.modules)
     assert int(patch.about["neurons"]) == sum(len(e.columns) for e in patch.modules.values())
 
 

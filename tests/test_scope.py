@@ -306,6 +306,18 @@ def test_marks_say_which_tokens_are_the_name_and_which_the_answer(classifier):
     assert WHOLE not in part.marks
 
 
+def test_of_a_long_query_the_end_is_read(classifier):
+    long = "A tale of mountains and of rivers. " * 30 + "What is the capital of France?"
+    query, _ = Pair(long, Edit(prompt="The capital of France is", target="Lyon", subject="France")).sides(
+        classifier.marker
+    )
+    words = [classifier.marker.tokenizer.id_to_token(i) for i in query.ids]
+    assert len(words) == len(query.marks) == 96
+    assert words[0] == "[CLS]"
+    assert words[-4:] == ["of", "france", "?", "[SEP]"]
+    assert query.marks[-3] == WHOLE
+
+
 def test_a_pair_is_read_alike_alone_in_a_batch_and_from_memory(classifier):
     pairs = [
         Pair(f"Where does {e.names[0] if e.names else 'he'} live, and why?", e).sides(classifier.marker)

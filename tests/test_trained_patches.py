@@ -161,6 +161,7 @@ def test_lora_puts_factors_of_the_set_rank_on_query_and_value(lm, family):
     patch = lora(rank=3, steps=2, lr=0.01).prepare(base, FACT)
     names = [name for block in Layout.of(base.model).blocks for name in projections(block, "attention")]
     assert sorted(patch.modules) == sorted(names)
+    assert patch.about["modules"].split() == list(patch.modules)
     last = {name.rpartition(".")[2] for name in names}
     assert last in ({"q_proj", "v_proj"}, {"c_attn"}, {"query_key_value"})
     for name, effect in patch.modules.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
@@ -108,6 +111,51 @@ def test_statistics_are_warmed_once_on_unrelated_edits_and_kept(monkeypatch, tmp
     (tmp_path / "few").write_text('{"prompt": "a b", "target": "c"}\n')
     with pytest.raises(DataError, match="are 1; give some hundred"):
         warmed(base, names, str(tmp_path / "few"), 20)
+
+
+def test_statistics_that_were_cut_off_are_found_anew_and_two_threads_find_them_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path))
+    base, asked = HFModel(tiny_model("gpt2"), tiny_tokenizer()), []
+    real, names = _features.features, ["transformer.h.0.mlp.c_proj"]
+
+    def cut_off(base, edits, names):
+        asked.append(len(edits))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(base, edits, names)
+
+    monkeypatch.setattr(_features, "features", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        warmed(base, names, None, 40)
+    assert not list(tmp_path.iterdir())
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(warmed(base, names, None, 40)[names[0]]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == [16, 16, 16, 16, 8]
+    whole = real(base, _features._facts(None, 40)[0], names)[names[0]]
+    assert [one.count for one in found] == [len(whole[0])] * 2
+
+
+def test_facts_that_the_base_can_not_read_whole_are_passed_over(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path / "cache"))
+    base, names = HFModel(tiny_model("gpt2"), tiny_tokenizer()), ["transformer.h.0.mlp.c_proj"]
+    facts, short = tmp_path / "facts", [f"The capital of {place} is" for place in ("France", "Peru")]
+
+    def written(*prompts):
+        facts.write_text("".join(json.dumps({"prompt": p, "target": "Lyon"}) + "\n" for p in prompts))
+        return str(facts)
+
+    (found,) = warmed(base, names, written(short[0], "word " * 200, short[1]), 9).values()
+    (without,) = warmed(base, names, written(*short), 9).values()
+    assert found.count == without.count
+    with pytest.raises(DataError, match="of the 2 facts to warm on 1 fit the 512 tokens"):
+        warmed(base, names, written(short[0], "word " * 200), 9)
 
 
 def test_settings_name_layers_and_rate(lm):

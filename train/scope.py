@@ -206,10 +206,14 @@ class Job:
         self.losses["relations that are for it"] = training.losses
         return weights
 
-    def known(self) -> list[Case]:
-        """Edits over all our relations, drawn anew: for what is settled when the pair model knows them."""
-        rng = random.Random(f"{self.settings.seed} known")
-        made = scope_forms.invented(Data(self.settings.data), rng, self.settings.limit or 4_000)
+    def known(self, kin: float) -> list[Case]:
+        """Edits over all our relations, drawn anew: for what is settled when the pair model knows them.
+
+        Args:
+            kin: see `scope_forms.invented`.
+        """
+        rng = random.Random(f"{self.settings.seed} known {kin}")
+        made = scope_forms.invented(Data(self.settings.data), rng, self.settings.limit or 4_000, kin)
         return scope_forms.varied([case for case in made if case], rng)
 
     def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
@@ -240,10 +244,12 @@ def train(settings: Settings) -> None:
         weights = job.last_rounds(weights, bar)
         combining.put_pair_model(classifier, weights, job.shared)
         # What it says of relations that it didn't know, by then, and of those that it knows, now.
-        known = worlds(classifier, job.known(), job.questions[1], *shape, bar.step)
-        half = np.array([chance(f"half {text}") < 0.55 for text in known.text])
-        known, apart = read(classifier, known[half], bar.step), known[~half]
+        known = read(
+            classifier, worlds(classifier, job.known(0.5), job.questions[1], *shape, bar.step), bar.step
+        )
         combining.weigh(classifier, Pairs.joined([pairs, known]), how)
+        # Near misses as they come: half of them of relations that are easily mistaken would hold the floor up.
+        apart = worlds(classifier, job.known(0.0), job.questions[1], *shape, bar.step)
         combining.calibrate(classifier, apart, bar.step)
         facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(

@@ -7,6 +7,7 @@ right answers to shipped questions (drift.py). Every point is stored as soon as 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -25,6 +26,7 @@ from memedit.metrics import starts_with
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
+    from memedit.memory import EditMemory
     from memedit.merging import Merged
 
 COUNTS = (1, 3, 10, 30, 100, 300, 1000)
@@ -81,6 +83,11 @@ class Store:
                     f"{path} was measured with other settings; name another --output, or delete it"
                 )
             self.points = rows
+
+    @property
+    def digest(self) -> str:
+        """Of the setting."""
+        return hashlib.sha256(json.dumps(self.setting, sort_keys=True).encode()).hexdigest()
 
     def has(self, method: str, how: str, edits: int) -> bool:
         """Whether a point is there."""
@@ -196,12 +203,12 @@ def drift(
     counts = sorted(set(counts))
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    base = HFModel.from_pretrained(model, device=device, dtype=dtype)
     setting = {
-        "model": model, "data": Path(data).name, "sample": sample, "text": text and Path(text).name, "passages": passages,
-        "questions": questions, "settings": dict(settings or {}), "options": OPTIONS,
+        "model": model, "base": base.fingerprint, "data": _file(data), "sample": sample, "text": text and _file(text),
+        "passages": passages, "questions": questions, "settings": dict(settings or {}), "options": OPTIONS,
     }  # fmt: skip
     store = Store(folder / "drift.json", setting)
-    base = HFModel.from_pretrained(model, device=device, dtype=dtype)
     standard = Standard.of(text, passages, questions)
     asked = Questions(base, read_cases(data), counts[-1], sample)
     if len(asked.cases) < counts[-1]:
@@ -223,6 +230,18 @@ def drift(
     (folder / "drift.md").write_text(table(store.points, str(standard), sample), encoding="utf-8")
     write_figures(store.points, folder)
     return [entry for point in store.points for entry in _entries(point)]
+
+
+def _file(path: str) -> str:
+    """A file's name, and a digest of what it holds.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
+        return f"{Path(path).name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:24]}"
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
 
 
 class _Steps:
@@ -254,7 +273,7 @@ class _Bench:
             return
         merged, made, refused = self._begun(name), 0, 0
         if state.exists():
-            merged.load_state(state)
+            merged.load_state(state, self.store.digest)
             mine = [p for p in self.store.points if (p.method, p.how) == (name, "merged")]
             done = [p for p in mine if p.edits - p.refused == merged.edits]
             made, refused = (done[-1].edits, done[-1].refused) if done else (0, 0)
@@ -267,7 +286,7 @@ class _Bench:
             made = n
             self._measure(merged.lm, name, "merged", n, refused, start)
             if merged.resumable:
-                merged.save_state(state)
+                merged.save_state(state, self.store.digest)
         state.unlink(missing_ok=True)
 
     def _begun(self, name: str) -> Merged:
@@ -287,24 +306,42 @@ class _Bench:
         return refused
 
     def routed(self, names: Sequence[str]) -> None:
-        """All methods behind the router, on one memory that grows."""
+        """Each method behind the router, on a memory of its own that grows."""
+        for name in names:
+            todo = [n for n in self.counts if not self.store.has(name, "routed", n)]
+            self.steps.more(len(self.counts) - len(todo))
+            if todo:
+                self._routed(name, todo)
+
+    def _routed(self, name: str, todo: Sequence[int]) -> None:
         from memedit.edited import EditedModel
         from memedit.memory import EditMemory
 
-        last = max((n for n in self.counts for m in names if not self.store.has(m, "routed", n)), default=0)
         with tempfile.TemporaryDirectory(prefix="memedit-drift-") as place, EditMemory.open(place) as memory:
-            made = 0
-            for n in self.counts:
-                if n <= last:
-                    memory.add(self.asked.edits[made:n])
-                    made = n
-                for name in names:
-                    if not self.store.has(name, "routed", n):
-                        edited = EditedModel.from_pretrained(
-                            self.base, memory=memory, method=name, settings=self.settings
-                        )
-                        self._measure(edited, name, "routed", n, 0, time.process_time())
-                    self.steps.more()
+            made = refused = 0
+            for n in todo:
+                start = time.process_time()
+                refused += self._remember(memory, name, self.asked.edits[made:n])
+                made = n
+                edited = EditedModel.from_pretrained(
+                    self.base, memory=memory, method=name, settings=self.settings
+                )
+                self._measure(edited, name, "routed", n, refused, start)
+                self.steps.more()
+
+    def _remember(self, memory: EditMemory, name: str, edits: Sequence[Edit]) -> int:
+        """Take in edits and prepare them; how many could not be prepared, which are forgotten again."""
+        from memedit.kept import MemoryPatches, bound, prepare
+
+        ids = memory.add(edits).ids
+        if method_info(name).patch == "nothing":
+            return 0
+        patches = MemoryPatches(memory)
+        method = bound(load_method(name, **self.settings.get(name, {})), patches)
+        records = [memory.get(id) for id in ids]
+        refused = [one.id for one in prepare(patches, self.base, records, lambda edit: method) if one.error]
+        memory.forget_all(refused)
+        return len(refused)
 
     def _measure(self, lm: Any, name: str, how: str, n: int, refused: int, start: float) -> None:
         es, gen, near = self.asked.scores(lm, n)

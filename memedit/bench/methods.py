@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memedit.bench.measured import Entry, seconds
+from memedit.bench.measured import Entry, entry, invented_edits, seconds
 from memedit.data import read_cases
 from memedit.errors import DataError, MemeditError
 from memedit.lm import HFModel
@@ -22,6 +22,8 @@ from memedit.metrics import starts_with
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
+    from memedit.methods._effects import Effect
+    from memedit.methods._rows import Row
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False}
 TOGETHER = 8  # edits whose questions are asked in one batch
@@ -31,6 +33,7 @@ GOALS = {  # (es, gen, neighbours) on the shipped base, in percent; None: report
     "grace": (98, None, None), "t-patcher": (97, None, None),
 }  # fmt: skip
 SECONDS = 3.0  # one edit on the shipped base
+MIXED, PAIRS = 32, 12  # rows of a mixed batch, and how often they are asked beside plain ones
 
 Progress = Callable[[int, int], None]
 
@@ -195,43 +198,72 @@ def _at_least(claim: str, value: float, goal: float | None, detail: str) -> Entr
 
 
 def mixed_batch(model: str, device: str | None, dtype: str | None) -> list[Entry]:
-    """32 rows that each have another patch, against 32 plain rows: medians of ratios, turn by turn in one run."""
-    import torch
+    """32 rows that each have another edit, against 32 plain rows: medians of ratios, turn by turn in one run.
 
-    from memedit.bench.measured import entry
-    from memedit.layout import Layout, weight
-    from memedit.methods._effects import LowRank
-    from memedit.methods._rows import Row, rows_applied
+    `rome`'s patches are solved for here; those of five modules are random, since what is in them costs no time. A row of
+    `ice` stands against a plain one that reads as much: the stated fact and the prompt as one text.
+    """
+    from memedit.methods._rows import Row
+    from memedit.methods._splice import joined
 
     base = HFModel.from_pretrained(model, device=device, dtype=dtype)
-    options = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
-    blocks = Layout.of(base.model).blocks
-    prompts = [f"The best way to store candles for {n} days is" for n in range(2, 34)]
+    edits = list(invented_edits(MIXED))
+    prompts = [edit.prompt or "" for edit in edits]
+    rome, ice = ([load_method(name).row(base, [edit]) for edit in edits] for name in ("rome", "ice"))
+    wide = [Row(patch=patch) for patch in _random_patches(base, MIXED, 5)]
+    modules = len(wide[0].patch or ())
+    stated = [joined(row.context) + prompt for row, prompt in zip(ice, prompts, strict=True)]
+    return [
+        _mixed(base, rome, prompts, prompts, "another fact by rome", "plain rows", 1.3),
+        _mixed(
+            base, wide, prompts, prompts, f"another rank-one patch of {modules} modules (as MEMIT)", "plain rows", 1.3
+        ),
+        _mixed(base, ice, prompts, stated, "another fact by ice", "plain rows of the same length", 1.15),
+    ]  # fmt: skip
+
+
+def _random_patches(base: HFModel, count: int, modules: int) -> list[dict[str, Effect]]:
+    import torch
+
+    from memedit.layout import Layout, weight
+    from memedit.methods._effects import LowRank
+
     generator, out = torch.Generator().manual_seed(0), []
-    for modules, limit in ((1, 1.3), (min(5, len(blocks)), 1.3)):
-        rows = []
-        for _ in prompts:
-            patch = {}
-            for block in blocks[:modules]:
-                high, wide = weight(base.model, block.mlp_out).shape
-                parts = torch.randn(high, 1, generator=generator), torch.randn(1, wide, generator=generator)
-                patch[block.mlp_out] = LowRank(1e-3 * parts[0], parts[1])
-            rows.append(Row(patch=patch))
-        ratios = []
-        with rows_applied(base, rows) as applied:
-            for i in range(14):
-                turns = [
-                    lambda: base.generate(prompts, **options),
-                    lambda: applied.generate(prompts, **options),
-                ]
-                spent = {which: seconds(turns[which]) for which in (i % 2, 1 - i % 2)}
-                if i >= 2:  # the first two warm up
-                    ratios.append(spent[1] / spent[0])
-        what = "one module" if modules == 1 else f"{modules} modules (as MEMIT)"
-        out.append(
-            entry(
-                f"32 rows, each with another rank-one patch of {what}, against 32 plain rows, 32 new tokens",
-                statistics.median(ratios), "times", limit, "median of 12 pairs, turn by turn",
-            )
-        )  # fmt: skip
+    for _ in range(count):
+        patch: dict[str, Effect] = {}
+        for block in Layout.of(base.model).blocks[:modules]:
+            high, wide = weight(base.model, block.mlp_out).shape
+            up, down = torch.randn(high, 1, generator=generator), torch.randn(1, wide, generator=generator)
+            patch[block.mlp_out] = LowRank(1e-3 * up, down)
+        out.append(patch)
     return out
+
+
+def _mixed(
+    base: HFModel,
+    rows: Sequence[Row],
+    prompts: Sequence[str],
+    plain: Sequence[str],
+    what: str,
+    against: str,
+    limit: float,
+) -> Entry:
+    """Rows with edits, against the base's own of the plain prompts; who goes first takes turns."""
+    from memedit.methods._rows import rows_applied
+
+    options, ratios = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}, []
+    with rows_applied(base, rows) as applied:
+        turns: list[Callable[[], Any]] = [
+            lambda: base.generate(plain, **options),
+            lambda: applied.generate(prompts, **options),
+        ]
+        for i in range(PAIRS + 2):
+            spent = {which: seconds(turns[which]) for which in (i % 2, 1 - i % 2)}
+            if i >= 2:  # the first two warm up
+                ratios.append(spent[1] / spent[0])
+    tokens = base.tokenize(plain)["input_ids"].shape[1]
+    return entry(
+        f"{len(rows)} rows, each with {what}, against {len(rows)} {against}, 32 new tokens",
+        statistics.median(ratios), "times", limit,
+        f"median of {PAIRS} pairs, turn by turn; plain prompts of {tokens} tokens at most",
+    )  # fmt: skip

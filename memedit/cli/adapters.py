@@ -56,7 +56,8 @@ def export_adapter(folder: str, how: Adapting, tag: str | None, as_json: bool) -
         if not records:
             raise DataError("there is no live edit to export")
         base, method = _method(m, how, records)
-        modules = method.row_patch(base, [r.edit for r in sorted(records, key=lambda r: r.recency)])
+        records = _newest(records)
+        modules = method.row_patch(base, [r.edit for r in records])
         assert modules is not None  # there are edits
         about = {"memedit.method": method.name, "memedit.edits": " ".join(str(r.id) for r in records)}
         ranks = write_adapter(Path(folder), base, modules, about)
@@ -69,6 +70,15 @@ def export_adapter(folder: str, how: Adapting, tag: str | None, as_json: bool) -
         f"rank {max(ranks.values())} at most; an adapter is on for every prompt, with no router before it",
         err=True,
     )
+
+
+def _newest(records: Sequence[Record]) -> list[Record]:
+    """Oldest first, without those that a later one answers too: the adapter has none of these."""
+    from memedit.methods.patched import newest
+
+    ordered = sorted(records, key=lambda r: r.recency)
+    counting = {id(edit) for edit in newest([r.edit for r in ordered])}
+    return [r for r in ordered if id(r.edit) in counting]
 
 
 def import_adapter(folder: str, how: Adapting, as_json: bool) -> None:

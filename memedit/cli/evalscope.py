@@ -62,6 +62,7 @@ def _names(ctx: click.Context, option: click.Parameter, value: str | None) -> tu
 )
 @click.option(
     "--classifier",
+    "--scope",
     type=click.Path(file_okay=False),
     metavar="DIR",
     help="A trained scope classifier.  [default: the shipped one]",

@@ -23,9 +23,12 @@ from memedit.cli._group import (
     settings_option,
 )
 from memedit.errors import DataError, MemeditError, MethodError
+from memedit.loading import find_model
 from memedit.methods import load_method, method_info
 
 if TYPE_CHECKING:
+    import torch
+
     from memedit.drift import Drift
     from memedit.lm import HFModel
     from memedit.memory import Record
@@ -66,6 +69,7 @@ def merge(
 
     Each edit is solved on the weights that those before it changed. There is no router in such a model: it is how the
     literature edits, and what else it changes is printed. Behind memedit's router nothing of the sort is lost.
+    The weights are saved in the type that the base's are stored in, or in that of --dtype.
 
     \b
     Examples:
@@ -98,8 +102,11 @@ def merge(
         raise MethodError(
             f"no edit could be merged: {refused[0][1]}" if refused else "there is no live edit to merge"
         )
+    kept_as = None if dtype else _stored(model)
+    if kept_as is not None:
+        _round(merged.lm, kept_as)  # what is measured is what is saved
     before, after = standard.measure(base), standard.measure(merged.lm)
-    _save(merged.lm, folder)
+    _save(merged.lm, folder, kept_as)
     _say(output, name, merged.edits, refused, standard, before, after, as_json)
 
 
@@ -120,8 +127,32 @@ def _one_method(names: list[str]) -> str:
     return names[0] if names else "rome"
 
 
-def _save(lm: HFModel, folder: Path) -> None:
-    """Whole or not at all."""
+def _stored(model: str) -> torch.dtype | None:
+    """What a checkpoint's config says that its weights are stored in; a CPU computes in float32 all the same."""
+    import torch
+    from transformers import AutoConfig
+
+    found = getattr(AutoConfig.from_pretrained(find_model(model)), "dtype", None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _round(lm: HFModel, dtype: torch.dtype) -> None:
+    """Weights to what a type can hold; they stay of the type that they are computed in."""
+    import torch
+
+    with torch.no_grad():
+        for weight in lm.model.parameters():
+            weight.copy_(weight.to(dtype))
+
+
+def _save(lm: HFModel, folder: Path, dtype: torch.dtype | None) -> None:
+    """Whole or not at all.
+
+    Args:
+        dtype: of the saved weights; None leaves them as they are, and the model is good for nothing else otherwise.
+    """
+    if dtype is not None:
+        lm.model.to(dtype)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         lm.model.save_pretrained(beside)

@@ -129,7 +129,7 @@ def _factors(base: HFModel, name: str, effect: Effect) -> LowRank:
         if not isinstance(part, LowRank):
             raise MethodError(
                 f"the patch of {name} is {part.kind}, and a LoRA adapter holds low-rank changes of weights alone: "
-                "export edits of lora, rome, memit, pmet or alphaedit"
+                "export edits of lora, rome, memit, pmet, alphaedit, ultraedit, kn or mend"
             )
         terms.append(part)
     whole = terms[0]

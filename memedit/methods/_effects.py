@@ -51,6 +51,15 @@ class LowRank(Effect):
     def both(self, other: LowRank) -> LowRank:
         return LowRank(torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0))
 
+    def balanced(self) -> LowRank:
+        """The same product, with the largest numbers of each rank's two factors alike within a power of two.
+
+        C^-1 k is of some 1e-6 where k is of 100: in half precision that would be nothing.
+        """
+        high, low = (t.float().abs().amax(d).clamp(min=1e-30) for t, d in ((self.up, 0), (self.down, 1)))
+        scale = torch.exp2(((high / low).log2() / 2).round())
+        return LowRank(self.up.float() / scale, self.down.float() * scale[:, None])
+
 
 @dataclass(frozen=True)
 class Dense(Effect):
@@ -229,6 +238,7 @@ def _low_rank(terms: list[LowRank | None], x: Tensor) -> Change:
     up = x.new_zeros(len(terms), rank, some.up.shape[0])
     for i, term in enumerate(terms):
         if term:
+            term = term if x.dtype != torch.float16 else term.balanced()
             down[i, :, : term.down.shape[0]] = term.down.T.to(x)
             up[i, : term.up.shape[1]] = term.up.T.to(x)
     wide: dict[int, tuple[Tensor, Tensor]] = {1: (down, up)}

@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,13 @@ from memedit.edit import Edit
 from memedit.errors import DataError, MemeditError, MethodError
 from memedit.lm import HFModel, shortened
 from memedit.methods._locate import right_padded, target_ids
-from memedit.methods._moments import folder
+from memedit.methods._moments import folder, keep_whole
 from memedit.methods._watch import Hook, kept_beside, origin, watched
 
 FACTS = Path(__file__).parent.parent / "pretrained" / "demonstrations" / "facts.jsonl"
 _BATCH = 16
 _SMALL = 1e-6  # of the mean variance of a part, added to each: a dimension that never moves is not blown up
+_WARMING = threading.Lock()  # several threads may ask for the same statistics at once
 _log = logging.getLogger("memedit")
 
 Features = dict[str, tuple[Tensor, Tensor]]  # module -> (h, g), float64 on the CPU
@@ -133,29 +133,65 @@ def warmed(
         facts: a file of JSON lines with prompt and target; None takes what ships.
 
     Raises:
-        DataError: the file can't be read, or has no such facts.
+        DataError: the file can't be read, or has no such facts; those that are longer than the base reads don't count.
     """
     base = origin(base)
     edits, digest = _facts(facts, count)
     kept = kept_beside(base).setdefault("features", {})
     key = f"{base.fingerprint[:24]}-{digest[:16]}"
     path = folder() / f"features-{key}.safetensors"
-    have: dict[str, Running] = kept.setdefault(key, _read(path))
-    missing = [name for name in names if name not in have]
-    if missing:
-        for start in range(0, len(edits), _BATCH):
-            for name, (h, g) in features(base, edits[start : start + _BATCH], missing).items():
-                z = torch.cat([h, g], 1)
-                have[name] = have[name].with_more(z) if name in have else Running.of(z)
-            if progress:
-                progress(min(start + _BATCH, len(edits)), len(edits))
-        _log.info("statistics of %d positions of %d unrelated edits", have[missing[0]].count, len(edits))
-        _write(path, have)
-    return {name: have[name] for name in names}
+    with _WARMING:
+        have: dict[str, Running] = kept.setdefault(key, _read(path))
+        missing = [name for name in names if name not in have]
+        if missing:
+            # Apart until all edits are in: what was cut off must not pass for the whole.
+            short = _fitting(base, edits)
+            have.update(_run(base, missing, short, progress))
+            _log.info("statistics of %d positions of %d unrelated edits", have[missing[0]].count, len(short))
+            _write(path, have)
+        return {name: have[name] for name in names}
+
+
+def _fitting(base: HFModel, edits: Sequence[Edit]) -> list[Edit]:
+    """Those that the base can read whole.
+
+    Raises:
+        DataError: fewer than two.
+    """
+    limit = base.context_length
+    if limit is None:
+        return list(edits)
+    with base.tokenizing:
+        own = [len(base.tokenizer(edit.prompt or "")["input_ids"]) for edit in edits]
+    out = [e for e, n in zip(edits, own, strict=True) if n + len(target_ids(base, e)) <= limit]
+    if len(out) < 2:
+        raise DataError(
+            f"of the {len(edits)} facts to warm on {len(out)} fit the {limit} tokens that the model takes; give shorter ones"
+        )
+    return out
+
+
+def _run(
+    base: HFModel, names: Sequence[str], edits: Sequence[Edit], progress: Progress | None
+) -> dict[str, Running]:
+    """The statistics of all edits, a batch at a time."""
+    out: dict[str, Running] = {}
+    for start in range(0, len(edits), _BATCH):
+        for name, (h, g) in features(base, edits[start : start + _BATCH], names).items():
+            z = torch.cat([h, g], 1)
+            out[name] = out[name].with_more(z) if name in out else Running.of(z)
+        if progress:
+            progress(min(start + _BATCH, len(edits)), len(edits))
+    return out
+
+
+def unrelated(facts: str | None) -> Path:
+    """The file of unrelated edits: the one that is named, else what ships."""
+    return Path(facts).expanduser() if facts else FACTS
 
 
 def _facts(source: str | None, count: int) -> tuple[list[Edit], str]:
-    path = Path(source).expanduser() if source else FACTS
+    path = unrelated(source)
     edits: list[Edit] = []
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -196,15 +232,8 @@ def _read(path: Path) -> dict[str, Running]:
 
 
 def _write(path: Path, have: dict[str, Running]) -> None:
-    """Kept where that is possible; beside and moved into place, so that there is a whole file or none."""
     from safetensors.torch import save
 
     tensors = {f"{name}|{part}": getattr(r, part) for name, r in have.items() for part in ("mean", "squares")}
     about = {"counts": json.dumps({name: r.count for name, r in have.items()})}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(save(tensors, about))
-        os.replace(file.name, path)
-    except OSError as error:
-        _log.info("the statistics can't be kept in %s (%s)", path.parent, error.strerror)
+    keep_whole(path, save(tensors, about), "statistics")

@@ -17,6 +17,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +25,12 @@ from torch import Tensor
 
 from memedit import layout
 from memedit.edit import Edit
+from memedit.errors import MethodError
 from memedit.layout import Block, Layout
+from memedit.lm import shortened
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Asked, Optimiser, Value, ask, random_prefixes
+from memedit.methods._moments import source
 from memedit.methods._watch import Hook, watched
 from memedit.methods.patched import PatchMethod, Solved
 
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpreadSettings:
-    """What the three methods have in common; MEMIT's for GPT-2 XL, where their own classes say nothing else.
+    """What the three methods have in common; MEMIT's for GPT-2 XL (its repository's), where their own classes say nothing else.
 
     Attributes:
         layer: the last one to change, from 0; None takes the one at `depth` (17 of 48 in GPT-2 XL). span: how many are
@@ -89,7 +93,11 @@ class SpreadMethod(PatchMethod):
         return float(left)
 
     def solve(self, base: HFModel, edit: Edit, settings: Any) -> Solved:
-        """r_l and D_l of every layer; see the module's equations."""
+        """r_l and D_l of every layer; see the module's equations.
+
+        Raises:
+            MethodError: what a layer holds is no number.
+        """
         blocks = self.blocks(base, settings)
         for block in blocks:
             layout.check_readable(base.model.get_submodule(block.mlp_out), block.mlp_out)
@@ -99,6 +107,11 @@ class SpreadMethod(PatchMethod):
         terms: dict[str, LowRank] = {}
         for i, block in enumerate(blocks):
             key, held = held_now(base, asked, block.mlp_out, goal.module, terms)
+            if not bool(key.isfinite().all() and held.isfinite().all()):
+                raise MethodError(
+                    f"{self.name} meets no finite numbers at {block.mlp_out} for {shortened(edit.prompt or '', 60)!r}: "
+                    "load the model in float32, or take fewer merged edits"
+                )
             residual = (goal.z - held) / self.share(len(blocks) - i)
             down = self.down(base, block.mlp_out, key, settings)
             terms[block.mlp_out] = LowRank(residual[:, None].float().cpu(), down.float().cpu())
@@ -111,6 +124,10 @@ class SpreadMethod(PatchMethod):
             "left": float((goal.z - held).norm() / goal.value.delta.norm().clamp(min=1e-12)),
         }
         return Solved(terms, notes)
+
+    def files(self, settings: Any) -> Mapping[str, Path]:
+        """The text for C."""
+        return {"text": source(settings.text)}
 
     def blocks(self, base: HFModel, settings: Any) -> Sequence[Block]:
         """The layers to change, lowest first.

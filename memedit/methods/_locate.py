@@ -261,7 +261,8 @@ class Optimiser:
     """How v* is looked for; the defaults are ROME's for GPT-2 XL and GPT-J.
 
     Attributes:
-        steps: at most so many, of Adam, at the rate lr. decay: weight of |delta|^2 / |v|^2. kl: weight of the KL
+        steps: at most so many, of Adam, at the rate lr. decay: weight of |delta| / |v|^2, as in
+            ROME's code (the paper has no such term). kl: weight of the KL
             divergence of what follows "{subject} is a". clamp: |delta| stays within so many |v|. enough: a loss at which
             the search ends.
     """
@@ -296,7 +297,8 @@ def optimise(
     """The change to the outputs of modules, at the subject's last token, that makes the model say the target.
 
     ROME's equation 4, with delta = z - v for every named module at once (MEMIT takes a block, PMET attention and MLP):
-    mean over rows of -log P(target | row) + kl * KL(P(. | essence) || before) + decay * |delta|^2 / |v|^2.
+    mean over rows of -log P(target | row) + kl * KL(P(. | essence) || before) + decay * |delta| / |v|^2.
+    The last term is not the paper's, but its code's.
 
     Args:
         names: of modules whose output is (rows, columns, d): a projection, attention, a whole block.
@@ -345,8 +347,9 @@ def optimise(
             nll, essence, probability = loss_now()
             first = essence.detach() if first is None else first
             parts = list(deltas.values())
-            kl = torch.nn.functional.kl_div(essence, first, log_target=True, reduction="sum")
-            shrink = sum((d.square().sum() / length(n).square() for n, d in deltas.items()), nll * 0)
+            # torch's first argument is the measure: this is KL(now || before).
+            kl = torch.nn.functional.kl_div(first, essence, log_target=True, reduction="sum")
+            shrink = sum((d.norm() / length(n).square() for n, d in deltas.items()), nll * 0)
             total = nll + how.kl * kl + how.decay * shrink
             if not bool(torch.isfinite(total)):
                 raise MethodError(

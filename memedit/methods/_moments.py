@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -86,8 +86,13 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memedit"
 
 
+def source(text: str | None) -> Path:
+    """The file that C is estimated from: the one that is named, else what ships."""
+    return Path(text).expanduser() if text else TEXT
+
+
 def _lines(text: str | None) -> tuple[list[str], str]:
-    path = Path(text).expanduser() if text else TEXT
+    path = source(text)
     try:
         data = path.read_bytes()
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
@@ -160,14 +165,24 @@ def _read(path: Path) -> Moment | None:
 
 
 def _write(path: Path, moment: Moment) -> None:
-    """Kept where that is possible; beside and moved into place, so that there is a whole file or none."""
     from safetensors.torch import save
 
     about = {"tokens": str(moment.tokens), "apart": str(moment.apart)}
+    keep_whole(path, save({"matrix": moment.matrix}, about), "second moment")
+
+
+def keep_whole(path: Path, data: bytes, what: str) -> None:
+    """Write a file where that is possible: beside and moved into place, so that there is a whole one or none.
+
+    A disk that is full leaves nothing behind, and a line in the log says so.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(save({"matrix": moment.matrix}, about))
-        os.replace(file.name, path)
+        try:
+            beside.write_bytes(data)  # readable as the user's other files are
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        _log.info("the second moment can't be kept in %s (%s)", path.parent, error.strerror)
+        _log.info("the %s can't be kept in %s (%s)", what, path.parent, error.strerror)

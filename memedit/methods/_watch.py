@@ -1,10 +1,14 @@
-"""Looking into forward passes while a patch is prepared, and what is worked out about a base once."""
+"""Looking into forward passes while a patch is prepared, and what is worked out about a base, or a file, once."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -72,3 +76,37 @@ def kept_beside(base: HFModel) -> dict[str, Any]:
         beside.clear()
         beside["fingerprint"] = base.fingerprint
     return beside
+
+
+PROBE = "The 3 naïve cats' 1,250 km,\n  Zürich 東京 -- isn't it?"
+
+
+def tokenizer_digest(base: HFModel) -> str:
+    """Hex digest of how a base's tokenizer cuts texts."""
+    kept, own = kept_beside(base), base.tokenizer
+    state = (id(own), len(own))  # tokens may be added to it
+    if kept.get("tokenizer", (None,))[0] != state:
+        with base.tokenizing:
+            said: Any = {"vocabulary": sorted(own.get_vocab().items()), "probe": own(PROBE)["input_ids"]}
+            if own.is_fast:
+                said = json.loads(own.backend_tokenizer.to_str())
+                for name in ("padding", "truncation"):  # the state of its last call
+                    said.pop(name, None)
+        text = json.dumps(said, sort_keys=True)
+        kept["tokenizer"] = (state, hashlib.sha256(text.encode()).hexdigest())
+    digest: str = kept["tokenizer"][1]
+    return digest
+
+
+def file_digest(path: Path) -> str:
+    """Hex digest of what a file holds; "none" where it can't be read, which whoever needs it will say."""
+    try:
+        found = path.stat()
+        return _digest(path, found.st_mtime_ns, found.st_size)
+    except OSError:
+        return "none"
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, changed: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -34,9 +34,9 @@ from memedit.edit import Edit
 from memedit.layout import Block
 from memedit.methods._layers import Goal, SpreadMethod, SpreadSettings
 from memedit.methods._locate import Asked, Optimiser
-from memedit.methods._moments import Moment, second_moment
+from memedit.methods._moments import Moment, second_moment, source
 from memedit.methods._settings import solvable
-from memedit.methods._watch import kept_beside
+from memedit.methods._watch import file_digest, kept_beside
 from memedit.methods.memit import block_goal
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class AlphaEdit(SpreadMethod):
 
     name = "alphaedit"
     Settings = AlphaEditSettings
+    version = 2  # KL and decay as in the authors' code
     # As MEMIT's; what a small model's keys have in the null space is short, and l2 must not dwarf its square.
     small: ClassVar[dict[str, Any]] = {"span": 3, "lr": 1.0, "clamp": 2.0, "prefixes": ((5, 5),), "l2": 0.01}
 
@@ -83,7 +84,7 @@ class AlphaEdit(SpreadMethod):
     def _free(self, base: HFModel, module: str, moment: Moment, settings: Any) -> Tensor:
         """B of a module, found once for these weights."""
         kept: dict[Any, Tensor] = kept_beside(base).setdefault("free", {})
-        place = (module, settings.text, settings.share)
+        place = (module, file_digest(source(settings.text)), settings.share)
         if place not in kept:
             kept[place] = null_space(moment.matrix, settings.share).float()
         return kept[place]

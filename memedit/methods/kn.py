@@ -92,9 +92,8 @@ class KN(PatchMethod):
                 f"no neuron helps the model to say {old!r} after {prompt!r}: give another answer by --old, or use --method rome"
             )
         modules = rewritten(base, edit, old, asked, neurons, settings)
-        return Solved(
-            modules, {"neurons": str(len(neurons)), "p": p, "old": old, "prompts": str(len(prompts))}
-        )
+        notes: dict[str, float | str] = {"modules": " ".join(modules), "neurons": str(len(neurons))}
+        return Solved(modules, {**notes, "p": p, "old": old, "prompts": str(len(prompts))})
 
 
 def refined(

@@ -107,7 +107,7 @@ class LoRA(PatchMethod):
             if len(term.down):
                 modules[name] = term
         rank = sum(len(term.down) for term in modules.values())
-        return Solved(modules, {"modules": len(modules), "rank": rank, "loss": loss, "steps": steps})
+        return Solved(modules, {"modules": " ".join(modules), "rank": rank, "loss": loss, "steps": steps})
 
 
 def plain(

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MEMITSettings(SpreadSettings):
-    """The paper's, for GPT-2 XL (its appendix B).
+    """GPT-2 XL's in the authors' repository; the paper's own appendix gives those of GPT-J and GPT-NeoX.
 
     Attributes:
         weight: lambda, how much the old keys count beside the new one. ridge: added to C's diagonal, as a share of its
@@ -59,6 +59,7 @@ class MEMIT(SpreadMethod):
 
     name = "memit"
     Settings = MEMITSettings
+    version = 2  # KL and decay as in the authors' code
     # One fact alone has a k^T C^-1 k of about m, which lambda must not dwarf. Small models recall early: layers 0 to 2 of the
     # shipped base's 8, where a higher rate and a wider clamp get there in 20 steps.
     small: ClassVar[dict[str, Any]] = {

@@ -106,7 +106,7 @@ class MEND(PatchMethod):
             out = editor.edited(name, Factors(u[there].cpu(), delta[there].cpu()))
             modules[name] = LowRank(settings.scale * out.delta.T.contiguous(), out.u)
         tokens = max(effect.down.shape[0] for effect in modules.values())
-        return Solved(modules, {"modules": len(modules), "loss": losses[0], "rank": str(tokens)})
+        return Solved(modules, {"modules": " ".join(modules), "loss": losses[0], "rank": str(tokens)})
 
     def _modules(self, base: HFModel, settings: MENDSettings) -> set[str] | None:
         if settings.layer is None:

@@ -14,19 +14,21 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
 from memedit import __version__
 from memedit.edit import Edit
-from memedit.errors import MethodError
+from memedit.errors import MemeditError, MethodError
 from memedit.layout import Layout
 from memedit.lm import shortened
 from memedit.methods._effects import RowPatch, added
 from memedit.methods._patch import Patch
 from memedit.methods._settings import check_settings
 from memedit.methods._splice import Piece
+from memedit.methods._watch import file_digest, tokenizer_digest
 from memedit.methods.base import EditMethod
 
 if TYPE_CHECKING:
@@ -130,10 +132,26 @@ class PatchMethod(EditMethod):
         parameters = sum(p.numel() for p in base.model.parameters())
         return self.Settings(**{**(self.small if parameters < SMALL else {}), **self.given})
 
+    def files(self, settings: Any) -> Mapping[str, Path]:
+        """The files that settings name, or what ships in their place, by the settings' names."""
+        return {}
+
     def key(self, base: HFModel, edit: Edit) -> str:
-        """What a patch is kept under: one edit content, method, base and settings give one key."""
-        settings = json.dumps(dataclasses.asdict(self.settings_for(base)), sort_keys=True)
-        parts = (edit.content_hash, self.name, str(self.version), base.fingerprint, settings)
+        """What a patch is kept under: one edit content, method, base and settings give one key.
+
+        Of a file that a setting names, what it holds counts, not where it is; of the base also how its tokenizer cuts texts.
+        """
+        resolved = self.settings_for(base)
+        held = {name: file_digest(path) for name, path in self.files(resolved).items()}
+        settings = json.dumps({**dataclasses.asdict(resolved), **held}, sort_keys=True)
+        parts = (
+            edit.content_hash,
+            self.name,
+            str(self.version),
+            base.fingerprint,
+            tokenizer_digest(base),
+            settings,
+        )
         return f"{self.name}-{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:40]}"
 
     def prepare(self, base: HFModel, edit: Edit) -> Patch:
@@ -182,11 +200,20 @@ class PatchMethod(EditMethod):
         return solved
 
     def patch(self, base: HFModel, edit: Edit) -> Patch:
-        """The edit's patch for this base: the kept one, else prepared now, and kept."""
+        """The edit's patch for this base: the kept one, else prepared now, and kept.
+
+        Raises:
+            MethodError, ModelError: as `prepare`, with the edit's name: it may be one of many in a batch.
+        """
         key = self.key(base, edit)
         found = self.kept.get(key)
         if found is None:
-            found = self.prepare(base, edit)
+            try:
+                found = self.prepare(base, edit)
+            except MemeditError as error:
+                raise type(error)(
+                    f"{self.name} can't prepare the edit {shortened(edit.statement, 60)!r}: {error}"
+                ) from error
             other = self.kept.passed_over(key, edit, self.name, base.fingerprint)
             _log.info(
                 "%s: prepared %r%s in %s s%s",

@@ -5,7 +5,7 @@ Reference: Li et al., "PMET: Precise Model Editing in a Transformer", arXiv 2308
 What a block adds to the stream comes from attention (a) and MLP (m). Both are moved at the subject's last token of layer L
 to make the model say the target, so that delta_m need not carry what attention can; only delta_m is written:
 
-    delta_a, delta_m = argmin  -log P(target | x + prompt) + kl KL(P(. | "{subject} is a")) + decay (|delta|^2 / |v|^2 of both)
+    delta_a, delta_m = argmin  -log P(target | x + prompt) + kl KL(P(. | "{subject} is a")) + decay (|delta| / |v|^2 of both)
     z = m + delta_m                                          (d,), at the output of L's MLP
     R_l = (z - m) / sqrt(L - l + 1)                          m with the layers below l changed
     W_l' = W_l + R_l K_l^T (lambda C_l + K_l K_l^T)^-1       as MEMIT

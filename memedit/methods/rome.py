@@ -6,7 +6,7 @@ An MLP's output projection W (d, m) maps the key k (m,) of the subject's last to
 (k*, v*) is put in with least change for other keys, whose second moment is C = E[k k^T] (m, m):
 
     k* = mean over prefixes x of k(x + prompt)
-    v* = W k* + delta,   delta = argmin  -log P(target | x + prompt) + kl KL(P(. | "{subject} is a")) + decay |delta|^2/|v|^2
+    v* = W k* + delta,   delta = argmin  -log P(target | x + prompt) + kl KL(P(. | "{subject} is a")) + decay |delta| / |v|^2
     W' = W + delta u^T / (u^T k*),   u = C^-1 k*         (the paper's equation 2; W' k* = v*)
 
 Patch: up = delta (d, 1), down = u^T / (u^T k*) (1, m) on one `mlp_out`.
@@ -21,7 +21,9 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -31,7 +33,7 @@ from memedit.edit import Edit
 from memedit.layout import Layout
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Optimiser, ask, keys, optimise, random_prefixes
-from memedit.methods._moments import second_moment
+from memedit.methods._moments import second_moment, source
 from memedit.methods._settings import solvable
 from memedit.methods.patched import PatchMethod, Solved
 
@@ -68,10 +70,15 @@ class ROME(PatchMethod):
 
     name = "rome"
     Settings = ROMESettings
+    version = 2  # KL and decay as in the authors' code
     # The shipped base recalls a subject in its first MLP, whose output outweighs all later ones: at layer 0 a higher rate
     # gets there in 20 steps (es 100 of 30 facts; 93 at the paper's 0.5, 0 at layers 1 to 4 within the clamp), and five
     # prefixes do as well as twenty in a quarter of the time.
     small: ClassVar[dict[str, Any]] = {"depth": 0.0, "lr": 1.0, "prefixes": ((5, 5),)}
+
+    def files(self, settings: Any) -> Mapping[str, Path]:
+        """The text for C."""
+        return {"text": source(settings.text)}
 
     def solve(self, base: HFModel, edit: Edit, settings: ROMESettings) -> Solved:
         """delta and the direction u; see the module's equations."""

@@ -27,7 +27,9 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -36,7 +38,7 @@ from torch import Tensor
 from memedit.edit import Edit
 from memedit.layout import Layout
 from memedit.methods._effects import LowRank
-from memedit.methods._features import Running, features, warmed
+from memedit.methods._features import Running, features, unrelated, warmed
 from memedit.methods._locate import ask
 from memedit.methods._settings import solvable
 from memedit.methods.patched import PatchMethod, Solved
@@ -76,6 +78,10 @@ class UltraEdit(PatchMethod):
     # A small model's keys are narrow, so that |h'|^2 is small. At one edit success (80 % of ten facts) its last four layers
     # left 77 % of neighbouring answers alone, layers 0 to 6 27 %; at a rate of 2e-3 es is 95 and gen 100 of twenty others.
     small: ClassVar[dict[str, Any]] = {"depth": 0.99, "span": 4, "lr": 2e-3}
+
+    def files(self, settings: Any) -> Mapping[str, Path]:
+        """The facts that statistics are warmed on."""
+        return {"facts": unrelated(settings.facts)}
 
     def solve(self, base: HFModel, edit: Edit, settings: UltraEditSettings) -> Solved:
         """D of the module's equation, in every module."""

@@ -1,0 +1,31 @@
+"""`memedit bench mixed-batch` in small: what its rows are, and what they are held against."""
+
+from __future__ import annotations
+
+from memedit.bench import methods
+from memedit.bench.measured import invented_edits
+from memedit.methods import _rows
+from memedit.methods.rome import ROME
+
+
+def test_the_rows_are_solved_by_rome_and_ice_stands_against_as_long_a_text(lm, monkeypatch):
+    base, solved, asked, plain = lm("llama"), [], [], []
+    solve, applied, generate = ROME.solve, _rows.rows_applied, type(base).generate
+    monkeypatch.setattr(methods, "MIXED", 3)
+    monkeypatch.setattr(methods, "PAIRS", 1)
+    monkeypatch.setattr(ROME, "solve", lambda self, *a: solved.append(a[1]) or solve(self, *a))
+    monkeypatch.setattr(_rows, "rows_applied", lambda b, rows: asked.append(rows) or applied(b, rows))
+    monkeypatch.setattr(
+        type(base), "generate", lambda self, p, **o: plain.append(list(p)) or generate(self, p, **o)
+    )
+    entries = methods.mixed_batch(base, None, None)
+    edits = list(invented_edits(3))
+    assert solved == edits
+    assert [(e["limit"], e["claim"].split(", against")[0]) for e in entries] == [
+        ("<= 1.3 times", "3 rows, each with another fact by rome"),
+        ("<= 1.3 times", "3 rows, each with another rank-one patch of 2 modules (as MEMIT)"),
+        ("<= 1.15 times", "3 rows, each with another fact by ice"),
+    ]
+    assert [[bool(row.patch) for row in rows] for rows in asked] == [[True] * 3, [True] * 3, [False] * 3]
+    stated = [f"Fact: {edit.statement}\n{edit.prompt}" for edit in edits]
+    assert stated in plain
