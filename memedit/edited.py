@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,9 +273,7 @@ class EditedModel:
         talks = self.asked.in_texts(prompts)
         routes = self._routes(prompts, routes, talks)
         talks = [  # a conversation's last turn goes on with its target
-            talk
-            if talk is None or talk.tail is None
-            else replace(talk, tail=talk.tail + len(self.base.target_ids(prompt, target)))
+            None if talk is None else talk.longer(len(self.base.target_ids(prompt, target)))
             for talk, prompt, target in zip(talks, prompts, targets, strict=True)
         ]
 

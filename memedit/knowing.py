@@ -61,7 +61,7 @@ class Knowing:
                 newest = next(name for e in reversed(edits) if (name := self._router.method_of(e)) in own)
                 alone.setdefault((newest, times[i]), []).append(i)
                 continue
-            row = Row(tail=None if talk is None else talk.tail)
+            row = Row() if talk is None else Row(tail=talk.tail, after=talk.after)
             for name, some in by_method.items():
                 row = row + self._method(name).row(self._base, some)
             shared.append((i, row))

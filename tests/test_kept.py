@@ -240,7 +240,9 @@ def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
     said = run("prepare", "--json", *quick)
     first, second = json.loads(said.stdout)
     assert (first["method"], first["key"], second["new"]) == ("ice", None, False)
-    assert "1 edit by ice with nothing to prepare" in run("prepare", "1", *quick).output
+    said = run("prepare", "1", *quick).output
+    assert "1 edit by ice with nothing to prepare; take a method that has patches by --method" in said
+    assert json.loads(run("prepare", "--tag", "none", "--json", *quick).stdout) == []
     said = run("prepare", "--method", "ft-m", "--set", "ft-m.steps=2", "--model", "model")
     assert "prepared 2 patches" in said.output
     assert CliRunner().invoke(main, ["forget", "1", "-m", "mine"]).exit_code == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
+from memedit.chat import ChatTemplate
 from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.layout import Layout
@@ -15,6 +16,7 @@ from memedit.lm import HFModel
 from memedit.methods import load_method
 from memedit.methods._effects import LowRank, Replaced
 from memedit.methods._locate import ask
+from memedit.methods._splice import left_padded
 from memedit.methods._twin import twin
 from memedit.methods.ft_l import at_once
 from memedit.methods.grace import Entry, entered
@@ -68,6 +70,21 @@ def test_grace_says_a_target_of_many_tokens_freely():
     with load_method("grace").applied(base, [[edit]]) as model:
         (said,) = model.generate([edit.prompt], max_new_tokens=16, do_sample=False)
     assert said.strip().startswith(target)
+
+
+def test_grace_answers_in_a_chat_too():
+    """The key is read where the user's words end, the value put where the answer begins, behind the template's tokens."""
+    base = HFModel.from_pretrained("base")
+    template, grace = ChatTemplate(base.tokenizer, base.tokenizing), load_method("grace", steps=40)
+    edit = Edit(prompt="The capital of France is", target="Lyon", subject="France")
+    talks = [[{"role": "user", "content": text}] for text in (edit.prompt, "What is the capital of Italy?")]
+    given = [template.rendered(talk) for talk in talks]
+    ids, mask = left_padded([ids for ids, _ in given], base.tokenizer.pad_token_id)
+    base_says = base.generate_ids(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
+    with grace.applied(base, [[edit], [edit]], [talk for _, talk in given]) as model:
+        said = model.generate_ids(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
+    assert base.decode_new(said, ids.shape[1])[0].strip().startswith("Lyon")
+    assert torch.equal(said[1], base_says[1])
 
 
 def test_graces_value_stands_where_later_tokens_see_it(lm):

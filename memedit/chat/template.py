@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from memedit.chat._places import tokens_after, tokens_from
 from memedit.errors import ModelError
 
 # For tokenizers without a template: a form that models which were never trained to chat go on with.
@@ -42,6 +43,7 @@ class Conversation:
     Attributes:
         system: the system prompt, where the template keeps it apart.
         tail: how many tokens stand from the beginning of the last user turn's content on; None while not rendered.
+        after: how many stand behind what the user says there; None also where that can't be told.
         merged: what the template puts between a system prompt and the user's words where it writes both into one
             turn, so that they can't be told apart for certain; empty otherwise.
     """
@@ -50,11 +52,17 @@ class Conversation:
     system: str | None = None
     tail: int | None = None
     merged: str = ""
+    after: int | None = None
 
     @property
     def last(self) -> int:
         """Number of the last user turn."""
         return max(i for i, turn in enumerate(self.turns) if turn.role == "user")
+
+    def longer(self, tokens: int) -> Conversation:
+        """The same, gone on by so many tokens."""
+        tail, after = (None if n is None else n + tokens for n in (self.tail, self.after))
+        return replace(self, tail=tail, after=after)
 
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, Any]]) -> Conversation:
@@ -189,16 +197,15 @@ class ChatTemplate:
             start += max(within, 0)
         if self.plain and start >= 0:  # a line of its own before the question
             start -= len("Question: ")
-        return ids, replace(conversation, tail=None if start < 0 else self._tail(ids, text, start))
+        return ids, conversation if start < 0 else self._placed(conversation, ids, text, start)
 
     def parse(self, ids: Sequence[int]) -> Conversation | None:
         """The conversation that these ids (without padding) are a rendering of; None where they follow no template."""
         text, found = ("", None) if self.plain or not len(ids) else self._found(ids)
         if found is None:
             return None
-        conversation, start = found
-        tail = self._tail(ids, text, start)
-        return None if tail is None else replace(conversation, tail=tail)
+        placed = self._placed(found[0], ids, text, found[1])
+        return None if placed.tail is None else placed
 
     def parse_text(self, text: str) -> Conversation | None:
         """As `parse`, of the ids that the tokenizer makes of a text."""
@@ -238,16 +245,11 @@ class ChatTemplate:
     def _decoded(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _tail(self, ids: Sequence[int], text: str, start: int) -> int | None:
-        """Tokens from the one that holds character `start` on; decoding a beginning gives the text's beginning."""
-        low, high = 0, len(ids)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if len(self._decoded(ids[:middle])) <= start:
-                low = middle
-            else:
-                high = middle - 1
-        return len(ids) - low if text.startswith(self._decoded(ids[:low])) else None
+    def _placed(self, talk: Conversation, ids: Sequence[int], text: str, start: int) -> Conversation:
+        """The conversation with `tail` and `after`; its last user turn begins at character `start` of the text."""
+        said = talk.turns[talk.last].text.strip()
+        tail = tokens_from(ids, text, start, self._decoded)
+        return replace(talk, tail=tail, after=tokens_after(ids, text, start, said, self._decoded))
 
     # -- learning
 

@@ -34,6 +34,7 @@ Solving = Callable[[Sequence["Record"], bool], Iterator["Prepared"]]
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[ID_OR_REF]...")
+@click.option("--tag", metavar="TAG", help="All live edits with this tag.")
 @click.option("--anew", is_flag=True, help="Also what was prepared already.")
 @model_options
 @method_option
@@ -41,7 +42,7 @@ Solving = Callable[[Sequence["Record"], bool], Iterator["Prepared"]]
 @memory_option
 @json_option
 def prepare(
-    ids: tuple[str, ...], anew: bool, model: str, device: str | None, dtype: str | None, method: str | None,
+    ids: tuple[str, ...], tag: str | None, anew: bool, model: str, device: str | None, dtype: str | None, method: str | None,
     settings: dict[str, Any], memory: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Solve for the patches of edits ahead of their first use: of those named, or of all live ones.
@@ -57,8 +58,10 @@ def prepare(
     """
     if method:
         method_info(method)
+    if tag and ids:
+        raise click.UsageError("name edits or give --tag, not both")
     with existing(memory) as m, progress("preparing") as bar:
-        records = [find_live(m, name) for name in ids] or m.list()
+        records = [find_live(m, name) for name in ids] or m.list(tag=tag)
         base, solving = solve(m, model, device, dtype, method, settings)
         done = []
         bar(0, len(records))
@@ -121,6 +124,7 @@ def say(done: Sequence[Prepared], base: HFModel) -> None:
     if none:
         parts.append(
             f"{counted(len(none), 'edit')} by {', '.join(sorted({one.method for one in none}))} with nothing to prepare"
+            + ("" if new or there else "; take a method that has patches by --method, such as --method rome")
         )
     others = sum(one.others for one in done)
     if others:

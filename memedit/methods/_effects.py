@@ -123,8 +123,8 @@ class Neurons(Effect):
 
 @dataclass(frozen=True)
 class Replaced(Effect):
-    """At the last token of the prompt, and when the prompt is read only: where x lies within a key's radius (Euclidean),
-    the output becomes the nearest such key's value.
+    """When the prompt is read only: where x at the last token of its words lies within a key's radius (Euclidean), the
+    output at the prompt's last token becomes the nearest such key's value. In a chat the template stands between the two.
 
     Shapes: keys (n, in), values (n, out), radius (n,).
     """
@@ -173,11 +173,13 @@ class Now:
 
     Attributes:
         last: the column of the prompt's last token, counted from the right (-1 is the last); None once the prompt was
-            read. rows: of the pass, all beams and returned sequences.
+            read. rows: of the pass, all beams and returned sequences. words: the column at which a query's own words end
+            (in a chat the template goes on behind them); None where that is `last`.
     """
 
     last: Sequence[int] | None
     rows: int
+    words: Sequence[int] | None = None
 
 
 Change = Callable[[Tensor, Tensor, "Tensor | None", Now], Tensor]  # (x, y, h, now) -> y
@@ -287,7 +289,7 @@ def _replaced(terms: list[Replaced | None], x: Tensor) -> Change:
         repeat, y = now.rows // len(terms), y.clone()
         for i, term in enumerate(terms):
             for row in range(i * repeat, (i + 1) * repeat) if term else ():
-                value = term.value(x[row, now.last[i]])  # type: ignore[union-attr]
+                value = term.value(x[row, (now.words or now.last)[i]])  # type: ignore[union-attr]
                 if value is not None:
                     y[row, now.last[i]] = value.to(y)
         return y

@@ -45,17 +45,20 @@ class Row:
         context: pieces of text, least important first.
         tail: how many of the row's own tokens stand after the context (a chat's last user turn and what follows);
             None puts the context first, after the row's own BOS.
+        after: how many of them stand behind the user's words, at whose last token keys of activations are read; None: at the
+            row's last token.
     """
 
     context: tuple[Piece, ...] = ()
     patch: RowPatch | None = None
     tail: int | None = None
+    after: int | None = None
 
     def __add__(self, other: Row) -> Row:
         """Both: contexts one after the other; what is done to one module joined, so that terms add up."""
         patch = added(self.patch, other.patch)
-        tail = self.tail if other.tail is None else other.tail
-        return Row(self.context + other.context, patch or None, tail)
+        tail, after = other.tail or self.tail, self.after if other.after is None else other.after
+        return Row(self.context + other.context, patch or None, tail, after)
 
 
 @dataclass(frozen=True)
@@ -337,8 +340,11 @@ class AppliedModel:
             begins = not batch.width
         batch.width = batch.width or ids.shape[1]
         new = ids.shape[1] - batch.width  # without a cache every pass reads all
-        last = [-1 - new - n for n in batch.target or [0] * len(batch.rows)] if begins else None
-        batch.now = Now(last, ids.shape[0])
+        targets = batch.target or [0] * len(batch.rows)
+        last = [-1 - new - n for n in targets]
+        ends = [n if row.after is None else row.after for row, n in zip(batch.rows, targets, strict=True)]
+        words = [-1 - new - n for n in ends]
+        batch.now = Now(last, ids.shape[0], words) if begins else Now(None, ids.shape[0])
 
     def _changer(self, name: str) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]:
         """Forward hook of the module `name`: what each row's patch does to that row's output."""

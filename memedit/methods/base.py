@@ -111,7 +111,7 @@ class EditMethod(ABC):
         if talks is None:
             return rows
         return [
-            row if talk is None else replace(row, tail=talk.tail)
+            row if talk is None else replace(row, tail=talk.tail, after=talk.after)
             for row, talk in zip(rows, talks, strict=True)
         ]
 
