@@ -242,7 +242,7 @@ def test_abandoned_files_are_swept(made: Path) -> None:
 
 def test_clocks_decide_nothing(made: Path) -> None:
     with sqlite3.connect(made / "memory.db") as db:  # written by a clock that was far ahead
-        db.execute("UPDATE operations SET at = replace(at, '20', '29') WHERE id = 2")
+        db.execute("UPDATE operations SET at = '29' || substr(at, 3) WHERE id = 2")
         db.execute("UPDATE edits SET changed = (SELECT at FROM operations WHERE id = 2) WHERE id = 2")
     db.close()
     for time_of_file in (0, 1 << 33):

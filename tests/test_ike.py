@@ -221,6 +221,8 @@ def test_an_edited_model_finds_the_demonstrations_of_its_memory(tmp_path):
 class _Fires:
     """A router by which one edit fires for every query."""
 
+    default_method = "ike"
+
     def __init__(self, memory, edit):
         self.memory, self.edit = memory, edit
 

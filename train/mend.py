@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 import checkpoint
-from base import FACTS, ROOT
+from base_corpus import FACTS, ROOT
 from mend_data import Example, Sources, write_edits
 
 from memedit.errors import MemeditError
