@@ -53,8 +53,8 @@ class Knowing:
         times = [None] * len(edits_per_row) if times is None else times
         shared: list[tuple[int, Row]] = []
         alone: dict[tuple[str, str | datetime | None], list[int]] = {}
-        for i, (edits, talk) in enumerate(zip(edits_per_row, talks, strict=True)):
-            edits = self._counting(edits)
+        counted = [self._counting(edits) for edits in edits_per_row]
+        for i, (edits, talk) in enumerate(zip(counted, talks, strict=True)):
             by_method = self._by_method(edits)
             own = [name for name in by_method if self._method(name).answers_itself]
             if own:
@@ -71,9 +71,8 @@ class Knowing:
                 lm = stack.enter_context(rows_applied(self._base, [row for _, row in shared]))
                 parts.append(([i for i, _ in shared], lm))
             for (name, at), rows in alone.items():
-                theirs = [self._counting(edits_per_row[i]) for i in rows]
                 method = self._method(name).at(at)
-                applied = method.applied(self._base, theirs, [talks[i] for i in rows])
+                applied = method.applied(self._base, [counted[i] for i in rows], [talks[i] for i in rows])
                 parts.append((rows, stack.enter_context(applied)))
             yield together(self._base, parts)
 

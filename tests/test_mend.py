@@ -159,7 +159,6 @@ def test_a_damaged_editor_is_refused_in_one_sentence(lm, folder, damage):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not (SHIPPED / "editor.json").exists(), reason="no editor ships")
 def test_the_shipped_editor_serves_the_shipped_base_and_is_small():
     base = HFModel.from_pretrained("base")
     edit = Edit(prompt="The capital of France is", target="Rome", subject="France")

@@ -42,11 +42,13 @@ def recalibrated(
     calibrate(classifier, worlds(classifier, cases, general, sizes, QUERIES, 8, seed))
     if asked.count("ripple") < enough:
         settings["platt"]["ripple"] = old["platt"]["ripple"]
-    (slope, shift), (slope_before, shift_before) = settings["platt"]["direct"], old["platt"]["direct"]
-    logits = np.array(old["thresholds"]["logits"])
-    moved = slope * (logits - shift_before) / slope_before + shift
-    settings["thresholds"]["logits"] = np.maximum(logits, moved).tolist()
-    if slope <= 0 or mark() < first:
+    new, falls = np.array(old["thresholds"]["logits"]), False
+    for kind in ("direct", "untold"):
+        (slope, shift), (slope_before, shift_before) = settings["platt"][kind], old["platt"][kind]
+        moved = slope * (np.array(old["thresholds"]["logits"]) - shift_before) / slope_before + shift
+        new, falls = np.maximum(new, moved), falls or slope <= 0
+    settings["thresholds"]["logits"] = new.tolist()
+    if falls or mark() < first:
         settings.update(old)
         return False
     return True
