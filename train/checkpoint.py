@@ -6,10 +6,11 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -75,3 +76,30 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
             f"error: no checkpoint in {folder.parent} is whole; take {cut[0].name} away to start anew, or another --run"
         )
     return None
+
+
+def adam_tensors(
+    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Parameters by name, and Adam's moments and steps beside them, as `write` takes them."""
+    tensors = {name: p.detach().cpu().clone() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        for key, value in optimizer.state.get(p, {}).items():
+            tensors[f"{key}:{name}"] = value.detach().cpu().clone()
+    return tensors
+
+
+def put_back(
+    tensors: Mapping[str, torch.Tensor],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """What `adam_tensors` kept, back into parameters and optimizer, where they are."""
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(tensors[name])
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}:{name}" in tensors]
+            if keys:
+                optimizer.state[p] = {
+                    key: tensors[f"{key}:{name}"].to("cpu" if key == "step" else p.device) for key in keys
+                }

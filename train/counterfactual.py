@@ -171,10 +171,7 @@ class Trainer:
 
     def save(self, run: Path, source: str) -> None:
         """The checkpoint, and the model as users load it."""
-        tensors = {n: p.detach().cpu().clone() for n, p in self.factors.items()}
-        for name, factor in self.factors.items():
-            for key, value in self.optimizer.state[factor].items():
-                tensors[f"{key}:{name}"] = value.detach().cpu().clone()
+        tensors = checkpoint.adam_tensors(self.factors, self.optimizer)
         state = {"step": self.step, "log": self.log, "source": source}
         checkpoint.write(run / "checkpoint", tensors, state)
         self.export(run / "export", source)
@@ -194,13 +191,7 @@ class Trainer:
                 f"error: data or settings have changed since the checkpoint of step {state['step']} in {run}: "
                 "put them back to go on, or take another --run to start anew"
             )
-        with torch.no_grad():
-            for name, factor in self.factors.items():
-                factor.copy_(tensors[name])
-                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}:{name}" in tensors]
-                self.optimizer.state[factor] = {
-                    key: tensors[f"{key}:{name}"].to("cpu" if key == "step" else self.device) for key in keys
-                }
+        checkpoint.put_back(tensors, self.factors, self.optimizer)
         self.step, self.log = state["step"], state["log"]
         return True
 

@@ -260,11 +260,7 @@ class Trainer:
 
     def save(self, run: Path, source: dict[str, Any]) -> None:
         """The checkpoint, and the editor as users load it."""
-        editor = self.job.editor
-        tensors = {n: p.detach().cpu().clone() for n, p in editor.named_parameters()}
-        for name, p in editor.named_parameters():
-            for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"{key}:{name}"] = value.detach().cpu().clone()
+        tensors = checkpoint.adam_tensors(dict(self.job.editor.named_parameters()), self.optimizer)
         checkpoint.write(run / "checkpoint", tensors, {"step": self.step, "log": self.log, "source": source})
         self.export(run / "export")
 
@@ -283,15 +279,7 @@ class Trainer:
                 f"error: base or settings have changed since the checkpoint of step {state['step']} in {run}: "
                 "put them back to go on, or take another --run to start anew"
             )
-        device = self.job.base.device
-        with torch.no_grad():
-            for name, p in self.job.editor.named_parameters():
-                p.copy_(tensors[name])
-                keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}:{name}" in tensors]
-                if keys:
-                    self.optimizer.state[p] = {
-                        k: tensors[f"{k}:{name}"].to("cpu" if k == "step" else device) for k in keys
-                    }
+        checkpoint.put_back(tensors, dict(self.job.editor.named_parameters()), self.optimizer)
         self.step, self.log = state["step"], state["log"]
         return True
 
