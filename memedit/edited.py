@@ -17,8 +17,9 @@ from memedit.errors import ModelError
 from memedit.explanation import Explanation
 from memedit.kept import MemoryPatches
 from memedit.knowing import Knowing, Settings
-from memedit.lm import HFModel, Score, are_texts, as_texts, batch_rows, same_number
+from memedit.lm import HFModel, Score
 from memedit.router import Route, Router
+from memedit.texts import are_texts, as_texts, batch_rows, same_number, scored_texts
 
 if TYPE_CHECKING:
     import torch
@@ -268,8 +269,7 @@ class EditedModel:
         **options: Any,
     ) -> list[Score]:
         """Scores of targets as continuations, each prompt routed as in `generate`; the target is never routed."""
-        prompts, targets = as_texts(prompts), as_texts(targets)
-        same_number(prompts, targets, "targets")
+        prompts, targets = scored_texts(prompts, targets)
         talks = self.asked.in_texts(prompts)
         routes = self._routes(prompts, routes, talks)
         talks = [  # a conversation's last turn goes on with its target

@@ -18,6 +18,7 @@ from memedit import spread
 from memedit.errors import ModelError
 from memedit.loading import load
 from memedit.prefix import PrefixCache
+from memedit.texts import Verbatim, are_texts, as_texts, batch_rows, scored_texts, too_long
 
 if TYPE_CHECKING:
     import torch
@@ -247,8 +248,7 @@ class HFModel:
         import torch
 
         self.check_mode()
-        prompts, targets = as_texts(prompts), as_texts(targets)
-        same_number(prompts, targets, "targets")
+        prompts, targets = scored_texts(prompts, targets)
         scores: list[Score] = []
         for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             some = prompts[start : start + batch_size]
@@ -272,12 +272,25 @@ class HFModel:
         Raises:
             ModelError: there are none.
         """
-        apart = prompt.endswith((" ", "\n")) or target.startswith((" ", "\n"))
+        if isinstance(target, Verbatim):
+            own = len(self._prompt_ids(prompt))
+            with self.tokenizing:
+                whole = self.tokenizer(prompt + target)["input_ids"] if prompt else []
+            if whole[own:]:
+                return whole[own:]
+        apart = prompt.endswith((" ", "\n")) or target.startswith((" ", "\n")) or isinstance(target, Verbatim)
         with self.tokenizing:
             ids = self.tokenizer(target if apart else " " + target, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ModelError("a target to score is empty; give at least one word")
         return ids
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Ids of a prompt that is scored with a target; of an empty one what a text begins with."""
+        with self.tokenizing:
+            own = self.tokenizer(prompt)["input_ids"]
+        begins = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return list(own) or [next(token for token in begins if token is not None)]
 
     def check_mode(self) -> None:
         """Refuse to work on a model in training mode.
@@ -297,9 +310,7 @@ class HFModel:
         rows, lengths = [], []
         for prompt, target in pairs:
             target_ids = self.target_ids(prompt, target)
-            with self.tokenizing:
-                own = self.tokenizer(prompt)["input_ids"]
-            rows.append(own + target_ids)
+            rows.append(self._prompt_ids(prompt) + target_ids)
             lengths.append(len(target_ids))
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
@@ -314,71 +325,6 @@ class HFModel:
         if "position_ids" not in inspect.signature(self.model.forward).parameters:
             return {}
         return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-
-
-def batch_rows(batch_size: int | None, prompts: int) -> int:
-    """Rows of one forward pass; all where nothing is said.
-
-    Raises:
-        ModelError: a batch of no row.
-    """
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ModelError(f"batch_size is {batch_size!r}; it must be a whole number of at least 1")
-    return batch_size or max(1, prompts)
-
-
-def same_number(prompts: Sequence[Any], others: Sequence[Any], what: str) -> None:
-    """Refuse lists that don't go together.
-
-    Raises:
-        ModelError: another number of them than of prompts.
-    """
-    if len(prompts) != len(others):
-        raise ModelError(f"{len(prompts)} prompts and {len(others)} {what}: give one for each prompt")
-
-
-def are_texts(prompts: Any) -> bool:
-    """Whether `generate` was given texts (and not ids, or nothing)."""
-    return isinstance(prompts, (str, list, tuple)) and (
-        isinstance(prompts, str) or all(isinstance(p, str) for p in prompts)
-    )
-
-
-def as_texts(texts: Sequence[str]) -> list[str]:
-    """A list of texts, none of them blank; one text is a list of one.
-
-    Raises:
-        TypeError: not texts. ModelError: a blank one.
-    """
-    if isinstance(texts, str):
-        texts = [texts]
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"prompt {i} is {type(text).__name__}, not text")
-        if not text.strip():
-            which = f"prompt {i + 1} of {len(texts)}" if len(texts) > 1 else "the prompt"
-            raise ModelError(f"{which} is empty; write a question or the beginning of a sentence")
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise ModelError(
-                f"prompt {i + 1} of {len(texts)} holds half of a surrogate pair, which is no text; mend its encoding"
-            )
-    return texts
-
-
-def too_long(prompt: str, own: int, new: int, limit: int) -> str:
-    """The sentence for a prompt that the model can't take."""
-    asked = f" and {new} more are asked for" if new else ""
-    return (
-        f"the prompt {shortened(prompt, 40)!r} has {own} tokens{asked}; the model takes {limit} in all: "
-        "shorten the prompt, or ask for fewer new tokens"
-    )
-
-
-def shortened(text: str, length: int) -> str:
-    """The beginning of a text, on one line."""
-    text = " ".join(text[: 2 * length].split())
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 _SEEDING = threading.RLock()

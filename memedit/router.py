@@ -11,9 +11,9 @@ import numpy as np
 
 from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
-from memedit.lm import as_texts
 from memedit.methods import method_info
 from memedit.subjects import find
+from memedit.texts import as_texts
 
 if TYPE_CHECKING:
     from memedit.chat import Conversation

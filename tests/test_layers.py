@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
-    {"errors", "edit", "devices", "spread"},
+    {"errors", "edit", "devices", "spread", "texts"},
     {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
     {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"asked", "explanation"},
     {"knowing"},
     {"edited"},
-    {"evaluate", "scope_eval", "training", "locate"},
+    {"evaluate", "scope_eval", "training", "locate", "harness"},
     {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]

@@ -16,6 +16,7 @@ bench.py     bench
 train.py     train scope, train base
 demos.py     demos build, show, list, remove
 evalscope.py eval scope
+harness.py   harness
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from memedit.cli.chat import chat
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.evalscope import scope as eval_scope
+from memedit.cli.harness import harness
 from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.merge import merge
@@ -44,7 +46,7 @@ for command in (
     ask, chat, route, generate, demo, demos, prepare, merge,
     ask, chat, route, generate, demo, demos, prepare, locate,
     backup, restore, compact,
-    doctor, rebuild, methods, bench, eval_, train,
+    doctor, rebuild, methods, bench, eval_, harness, train,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from memedit.errors import MethodError
 from memedit.layout import Layout
-from memedit.lm import shortened
 from memedit.methods._attribution import logprobs, prompt_and_target
 from memedit.methods._locate import subject_of
 from memedit.methods._moments import TEXT
 from memedit.methods._watch import Hook, kept_beside, watched
+from memedit.texts import shortened
 
 if TYPE_CHECKING:
     from memedit.edit import Edit

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from memedit.errors import MethodError, ModelError
 from memedit.layout import Layout
-from memedit.lm import shortened, too_long
+from memedit.texts import shortened, too_long
 
 if TYPE_CHECKING:
     from memedit.lm import HFModel

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from memedit.edit import Edit
 from memedit.errors import DataError, MemeditError, MethodError
-from memedit.lm import HFModel, shortened
+from memedit.lm import HFModel
 from memedit.methods._locate import right_padded, target_ids
 from memedit.methods._moments import folder, keep_whole
 from memedit.methods._watch import Hook, kept_beside, origin, watched
+from memedit.texts import shortened
 
 FACTS = Path(__file__).parent.parent / "pretrained" / "demonstrations" / "facts.jsonl"
 _BATCH = 16

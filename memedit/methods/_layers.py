@@ -27,12 +27,12 @@ from memedit import layout
 from memedit.edit import Edit
 from memedit.errors import MethodError
 from memedit.layout import Block, Layout
-from memedit.lm import shortened
 from memedit.methods._effects import LowRank
 from memedit.methods._locate import Asked, Optimiser, Value, ask, random_prefixes
 from memedit.methods._moments import source
 from memedit.methods._watch import Hook, watched
 from memedit.methods.patched import PatchMethod, Solved
+from memedit.texts import shortened
 
 if TYPE_CHECKING:
     from memedit.lm import HFModel

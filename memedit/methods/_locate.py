@@ -22,10 +22,11 @@ from torch import Tensor
 
 from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
-from memedit.lm import HFModel, shortened, too_long
+from memedit.lm import HFModel
 from memedit.methods._splice import left_padded
 from memedit.methods._watch import Hook, kept_beside, watched
 from memedit.subjects import guesses, words
+from memedit.texts import shortened, too_long
 
 STARTERS = ("The", "Therefore", "Because", "I", "You")  # what random prefixes go on from, as in MEMIT
 ESSENCE = "{} is a"

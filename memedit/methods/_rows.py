@@ -19,10 +19,11 @@ import torch
 
 from memedit import prefix
 from memedit.errors import ContextWarning, ModelError
-from memedit.lm import HFModel, Score, batch_rows, too_long
+from memedit.lm import HFModel, Score
 from memedit.methods._active import ACTIVE, apart
 from memedit.methods._effects import Change, Now, RowPatch, added, reads, stacked
 from memedit.methods._splice import Piece, Splice, fitted, joined, left_padded, own_columns, spliced
+from memedit.texts import batch_rows, too_long
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from memedit.errors import ContextWarning
-from memedit.lm import shortened
+from memedit.texts import shortened
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from memedit.errors import MethodError
-from memedit.lm import shortened
 from memedit.methods._locate import Asked
 from memedit.methods._watch import Hook, watched
+from memedit.texts import shortened
 
 if TYPE_CHECKING:
     from memedit.edit import Edit

@@ -34,7 +34,6 @@ import torch
 from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.layout import Layout
-from memedit.lm import shortened
 from memedit.loading import PRETRAINED
 from memedit.methods._effects import LowRank
 from memedit.methods._hypernetwork import CONFIG, WEIGHTS, Editor, Factors, gradient_factors, weights_digest
@@ -42,6 +41,7 @@ from memedit.methods._locate import ask
 from memedit.methods._train import per_token, wide
 from memedit.methods._watch import kept_beside, origin, watched
 from memedit.methods.patched import PatchMethod, Solved
+from memedit.texts import shortened
 
 if TYPE_CHECKING:
     from memedit.lm import HFModel

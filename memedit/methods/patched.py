@@ -23,13 +23,13 @@ from memedit import __version__
 from memedit.edit import Edit
 from memedit.errors import MemeditError, MethodError
 from memedit.layout import Layout
-from memedit.lm import shortened
 from memedit.methods._effects import RowPatch, added
 from memedit.methods._patch import Patch
 from memedit.methods._settings import check_settings
 from memedit.methods._splice import Piece
 from memedit.methods._watch import file_digest, tokenizer_digest
 from memedit.methods.base import EditMethod
+from memedit.texts import shortened
 
 if TYPE_CHECKING:
     from memedit.lm import HFModel
