@@ -83,6 +83,7 @@ class Harness(LM):  # type: ignore[misc]
             raise DataError(f"query is {query!r}; it must be last or whole")
         self.query, self.max_gen_toks, self.seed = query, int(max_gen_toks), int(seed)
         self.batch_size = _rows(batch_size, max_batch_size)
+        device = _there(device)
         self.base = HFModel.from_pretrained(model, device=device, dtype=dtype)
         self._chats = Asked(self.base)
         self.edited: EditedModel | None = None
@@ -327,6 +328,13 @@ def _opened(memory: Any, scope: str | None, device: str | None) -> tuple[Any, An
 def _nothing(query: str) -> Route:
     """The route of what no edit is asked about."""
     return Route(query, (), (), 1.0, None)
+
+
+def _there(device: str | None) -> str | None:
+    """The device; the harness asks for CUDA where nobody said anything, and there may be none."""
+    import torch
+
+    return None if device and device.startswith("cuda") and not torch.cuda.is_available() else device
 
 
 def _rows(batch_size: int | str, most: int | None) -> int:
