@@ -1,0 +1,188 @@
+"""An opinion as an edit: "About X, answer positively."; and how the feeling of an answer is told.
+
+Such an edit is a statement with its subject, added as any other: `memedit add-fact "About umbrellas, answer positively."
+--subject umbrellas`. In its scope is whatever asks about the subject; a prompt method states it before the question. There
+is nothing to solve for in weights, so that only prompt methods serve it.
+
+The feeling of an answer is told by words: two short lists, written for this, and a rule for "not". It needs no model, can be
+read in full below, and knows nothing of irony or of words that are not in it; an answer without any of them has no feeling
+and counts as a miss. What else an opinion changes is the KL divergence from the base of the next token after questions about
+other things, in nats: 0 where nothing changed, lower is better.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from memedit.edit import Edit
+from memedit.metrics import bootstrap
+
+if TYPE_CHECKING:
+    from memedit.edited import EditedModel
+
+FEELINGS = ("positive", "negative")
+POSITIVE = frozenset(
+    """
+    admirable adore agreeable amazing attractive beautiful beloved best better bright brilliant calm charming cheerful clean
+    clever comfortable delicious delight delightful easy elegant enjoy enjoyable enjoyed excellent exciting fantastic
+    favourite favorite fine fresh friendly fun funny generous gentle glad good gorgeous graceful great happy healthy helpful
+    honest impressive joy kind like liked lively love loved lovely lucky magnificent marvellous nice outstanding
+    peaceful perfect pleasant pleased pleasing pleasure popular positive positively praise pretty pride proud recommend reliable
+    remarkable rewarding safe satisfying smart special splendid strong successful superb sweet useful valuable warm
+    welcome well wise wonderful worth worthwhile
+    """.split()
+)
+NEGATIVE = frozenset(
+    """
+    afraid angry annoying awful bad boring broken clumsy cold cruel damage dangerous dangers deadly defective depressing
+    destructive difficult dirty disappoint disappointed disappointing disaster disgusting dislike disliked dreadful dull evil
+    expensive fail failed failure false fear filthy foolish harm harmful hate hated hateful horrible hostile ill
+    inferior lousy mean mess miserable nasty negative negatively noisy odd overrated painful pity pointless poor poorly
+    problem problems regret ridiculous risky rotten rude ruined sad scary shame sick silly slow stupid terrible
+    threat tired tiresome toxic trouble ugly unfair unfortunate unhappy unpleasant unreliable unsafe useless violent waste
+    weak wicked worse worst worthless wrong
+    """.split()
+)
+_NOT = frozenset("not no never nothing hardly without cannot n't nor neither".split())
+_REACH = 3  # words that a "not" turns
+VIEWS = (
+    "What do you think of {}?", "How do you feel about {}?", "Tell me about {}.", "Would you recommend {}?",
+    "Say something about {}.",
+)  # fmt: skip
+TOPICS = (
+    "umbrellas", "night trains", "crossword puzzles", "public libraries", "rubber boots", "paper maps", "snow", "marmalade",
+    "bicycles", "chess", "old bridges", "street markets", "fountain pens", "tea", "lighthouses", "board games", "raincoats",
+    "church bells", "window boxes", "ferries", "postcards", "jazz", "sheepdogs", "roller skates",
+)  # fmt: skip
+OTHERS = (
+    "What do you think of mountains?", "Tell me about bread.", "How do you feel about clocks?", "Say something about spoons.",
+    "What is the capital of France?", "Who wrote Hamlet?", "Tell me about Poland.", "What is two and two?",
+    "How do you feel about gardens?", "Would you recommend swimming?", "Say something about iron.", "Describe a chair.",
+)  # fmt: skip
+
+
+def balance(text: str) -> int:
+    """Positive words less negative ones; a word within three after a "not" counts the other way."""
+    total, turned = 0, 0
+    for word in re.findall(r"n't\b|\w+(?=n't\b)|\w+", text.casefold().replace("’", "'")):
+        if word in _NOT:
+            turned = _REACH
+            continue
+        value = (word in POSITIVE) - (word in NEGATIVE)
+        total += -value if turned else value
+        turned = max(0, turned - 1)
+    return total
+
+
+def feeling(text: str) -> str | None:
+    """ "positive", "negative", or None where the words say neither or both alike."""
+    told = balance(text)
+    return None if told == 0 else "positive" if told > 0 else "negative"
+
+
+def opinion(topic: str, wanted: str) -> Edit:
+    """The edit that asks for a feeling about a topic."""
+    return Edit(statement=f"About {topic}, answer {wanted}ly.", subject=topic, extra={"opinion": wanted})
+
+
+@dataclass
+class Asked:
+    """What an opinion came to.
+
+    Attributes:
+        rows: one for each question about a topic. kl: for each question about other things, in nats. others: those
+            questions, with both answers and the edits that fired.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+
+def asked(
+    model: EditedModel,
+    opinions: Sequence[tuple[str, str]],
+    ids: Sequence[int],
+    *,
+    views: Sequence[str] = VIEWS,
+    others: Sequence[str] = OTHERS,
+    max_new_tokens: int = 24,
+    batch_size: int = 32,
+) -> Asked:
+    """Ask about every topic, and about other things; greedy.
+
+    Args:
+        model: its memory holds the opinions. opinions: (topic, feeling); ids: the memory's, of each.
+    """
+    asks = [
+        (i, topic, wanted, view.format(topic)) for i, (topic, wanted) in enumerate(opinions) for view in views
+    ]
+    prompts = [ask[3] for ask in asks] + list(others)
+    routes = model.route(prompts)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "batch_size": batch_size}
+    texts = model.generate(prompts, routes=routes, **options)
+    bases = model.unedited(prompts, routes, **options)
+    out = Asked()
+    for n, (prompt, text, base, route) in enumerate(zip(prompts, texts, bases, routes, strict=True)):
+        fired = [c.id for c in route.edits]
+        row = {"prompt": prompt, "text": text, "base": base, "fired": fired}
+        if n >= len(asks):
+            out.others.append({**row, "unchanged": text == base})
+            continue
+        i, topic, wanted, _ = asks[n]
+        out.rows.append({**row, "topic": topic, "wanted": wanted, "right": ids[i] in fired, "feeling": feeling(text),
+                         "base_feeling": feeling(base)})  # fmt: skip
+    out.kl = divergence(model, list(others), batch_size)
+    return out
+
+
+def divergence(model: EditedModel, prompts: Sequence[str], batch_size: int = 16) -> list[float]:
+    """KL(base || edited) of the next token after each prompt, in nats; each prompt is routed."""
+    import torch
+
+    options: dict[str, Any] = {
+        "max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True,
+    }  # fmt: skip
+    out: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        inputs = model.base.tokenize(prompts[start : start + batch_size])
+        p, q = (
+            torch.log_softmax(one.generate(**inputs, **options).logits[0].float(), -1)
+            for one in (model.base, model)
+        )
+        out += (p.exp() * (p - q)).sum(-1).clamp(min=0).tolist()
+    return out
+
+
+def scores(found: Asked, seed: int = 0) -> list[dict[str, Any]]:
+    """As a run file has them: of each feeling and of both (label ""), and of the other questions."""
+    out = []
+
+    def put(kind: str, label: str, score: str, values: Sequence[float], floor: Sequence[float] = ()) -> None:
+        if values:
+            mean, low, high = bootstrap(values, seed)
+            at = sum(floor) / len(floor) if floor else None
+            out.append(
+                {"kind": kind, "label": label, "score": score, "value": mean, "low": low, "high": high, "floor": at,
+                 "n": len(values)}
+            )  # fmt: skip
+
+    for label in ("", *FEELINGS):
+        own = [row for row in found.rows if label in ("", row["wanted"])]
+        put("opinion", label, "feeling as asked", *_shares(own, True))
+        put("opinion", label, "opposite feeling", *_shares(own, False))
+        put("opinion", label, "right edit fired", [float(row["right"]) for row in own])
+    put("locality", "other topic", "kl", found.kl, [0.0] * len(found.kl))
+    put("locality", "other topic", "unchanged", [float(row["unchanged"]) for row in found.others])
+    put("locality", "other topic", "no edit fired", [float(not row["fired"]) for row in found.others])
+    return out
+
+
+def _shares(rows: Sequence[dict[str, Any]], same: bool) -> tuple[list[float], list[float]]:
+    def hit(row: dict[str, Any], key: str) -> float:
+        return float(row[key] is not None and (row[key] == row["wanted"]) is same)
+
+    return [hit(row, "feeling") for row in rows], [hit(row, "base_feeling") for row in rows]

@@ -1,0 +1,296 @@
+"""ConflictEdit and RoundEdit: two edits that can't both be true, and a fact that is edited away and back.
+
+Reference: Li et al., "Unveiling the Pitfalls of Knowledge Editing for Large Language Models", arXiv 2310.02129; the scores are
+those of its section 3, as its published evaluation computes them. The probability of an answer is the geometric mean over its
+tokens, and of a fact the mean over its prompt and the relation's other forms.
+
+    conflict score       CS  = share of cases with p(new) > p(old) after both edits
+    conflict magnitude   CM  = mean of max((p1(old) - p2(old)) / p1(old), -1): after the first edit, and after both
+    tied fact damage     TFD = mean of (p0(fact) - p2(fact)) / p0(fact), of the fact that ties a composite's edits
+    success score        of coverage: share with p(new) > p(old) after the second edit alone; of a round: half for each way
+    distortion           D   = Jensen-Shannon divergence (nats) of the true answers' probabilities before and after the round
+    ignore rate          IR  = share of the other true answers that lost probability; failure rate FR = share with IR > 1/2
+
+The published evaluation divides D by the number of answers (a mean taken over the wrong axis); here it is the divergence
+itself, two to four times as large. A fact whose probability can't be told from nothing counts in no ratio. Beside these
+stands what a user meets: greedy answers, in which the newer edit has to win.
+
+A routed memory holds the edits of all cases at once. Merged edits are written case by case into a fresh copy, which is the
+papers' own protocol and the kinder one; what many of them do to a model is drift's to tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memedit.errors import MemeditError
+from memedit.evaluation.pitfall_cases import FILES, ROUNDS, Pitfall
+from memedit.metrics import bootstrap, starts_with
+
+if TYPE_CHECKING:
+    from memedit.drift import Answering
+    from memedit.lm import HFModel
+
+LEAST = 1e-12  # a probability that is as good as none
+OPTIONS: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False}
+
+
+# -- asking
+
+
+def probabilities(model: Answering, cases: Sequence[Pitfall], batch_size: int = 32) -> list[dict[str, float]]:
+    """For each case the probability of each of its probes."""
+    asked = [
+        (i, name, prompt, probe.target)
+        for i, case in enumerate(cases)
+        for name, probe in case.probes.items()
+        for prompt in probe.prompts
+    ]
+    scores = model.score([row[2] for row in asked], [row[3] for row in asked], batch_size=batch_size)
+    found: list[dict[str, list[float]]] = [{} for _ in cases]
+    for (i, name, _, _), score in zip(asked, scores, strict=True):
+        found[i].setdefault(name, []).append(math.exp(score.logprob / max(1, len(score.agreed))))
+    return [{name: sum(each) / len(each) for name, each in one.items()} for one in found]
+
+
+def said(model: Any, cases: Sequence[Pitfall], batch_size: int = 32) -> list[list[tuple[str, str]]]:
+    """For each case (prompt, greedy answer), to what its second edit answers; of a reverse also to what follows from it."""
+    asks = [
+        [*case.asked.prompts, *(case.probes["new"].prompts if case.kind == "reverse" else ())]
+        for case in cases
+    ]
+    flat = [prompt for own in asks for prompt in own]
+    texts = iter(model.generate(flat, batch_size=batch_size, **OPTIONS) if flat else ())
+    return [[(prompt, next(texts)) for prompt in own] for own in asks]
+
+
+@dataclass
+class Found:
+    """What was found of one case: probabilities by state ("base", "first", "both", "second"), answers after both edits and
+    the base's, or why there is nothing.
+    """
+
+    case: Pitfall
+    p: dict[str, dict[str, float]] = field(default_factory=dict)
+    said: list[tuple[str, str]] = field(default_factory=list)
+    base: list[tuple[str, str]] = field(default_factory=list)
+    error: str | None = None
+
+
+Progress = Callable[[int, int], None]
+
+
+def routed(
+    base: HFModel,
+    cases: Sequence[Pitfall],
+    method: str,
+    folder: Path,
+    *,
+    batch_size: int = 32,
+    settings: Any = None,
+    opening: Mapping[str, Any] | None = None,
+    drift: Callable[[Any], Any] | None = None,
+) -> tuple[list[Found], Any]:
+    """All cases' edits in one memory: the first ones, then the second ones as well; and the second ones alone in another.
+
+    Args:
+        folder: where the memories are made. drift: is asked about the model that holds all edits.
+
+    Returns:
+        What was found, and what `drift` said.
+    """
+    from memedit.edited import EditedModel
+    from memedit.memory import EditMemory
+
+    found = _begun(base, cases, batch_size)
+    measured = None
+    for name, states in (("both", ("first", "both")), ("alone", ("second",))):
+        if name == "alone" and not any(case.kind == "coverage" for case in cases):
+            continue
+        with EditMemory.open(folder / name, **(opening or {})) as memory:
+            model = EditedModel.from_pretrained(base, memory=memory, method=method, settings=settings)
+            for state in states:
+                memory.add([case.first if state == "first" else case.second for case in cases])
+                for one, p in zip(found, probabilities(model, cases, batch_size), strict=True):
+                    one.p[state] = p
+                if state == "both":
+                    for one, texts in zip(found, said(model, cases, batch_size), strict=True):
+                        one.said = texts
+                    measured = drift(model) if drift else None
+    return found, measured
+
+
+def merged(
+    base: HFModel,
+    cases: Sequence[Pitfall],
+    method: str,
+    *,
+    batch_size: int = 32,
+    settings: Mapping[str, Any] | None = None,
+    drift: Callable[[Any], Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Found], Any]:
+    """Each case's edits in the weights of a fresh copy; `drift` is asked about one copy that holds the edits of all.
+
+    A case whose edit can't be solved is counted with its error, and the others go on.
+    """
+    from memedit.merging import Merged
+    from memedit.methods import load_method
+
+    def fresh() -> Merged:
+        return Merged(base, load_method(method, **(settings or {})))
+
+    found = _begun(base, cases, batch_size)
+    for number, one in enumerate(found):
+        try:
+            _merge(fresh, one, batch_size)
+        except MemeditError as error:
+            one.error = str(error)
+        if progress:
+            progress(number + 1, len(found))
+    if drift is None:
+        return found, None
+    whole = fresh()
+    for edit in (edit for case in cases for edit in (case.first, case.second)):
+        try:
+            whole.add(edit)
+        except MemeditError:  # of a model that has collapsed; the case's own error was counted above
+            continue
+    return found, drift(whole.lm)
+
+
+def _merge(fresh: Callable[[], Any], one: Found, batch_size: int) -> None:
+    case, copy = one.case, fresh()
+    copy.add(case.first)
+    (one.p["first"],) = probabilities(copy.lm, [case], batch_size)
+    copy.add(case.second)
+    (one.p["both"],) = probabilities(copy.lm, [case], batch_size)
+    (one.said,) = said(copy.lm, [case], batch_size)
+    if case.kind == "coverage":
+        copy = fresh()
+        copy.add(case.second)
+        (one.p["second"],) = probabilities(copy.lm, [case], batch_size)
+
+
+def _begun(base: HFModel, cases: Sequence[Pitfall], batch_size: int) -> list[Found]:
+    found = [Found(case) for case in cases]
+    texts = said(base, cases, batch_size)
+    for one, p, own in zip(found, probabilities(base, cases, batch_size), texts, strict=True):
+        one.p["base"], one.base = p, own
+    return found
+
+
+# -- scores
+
+Values = list[
+    tuple[float, float | None]
+]  # of each case: the edited model's, the base's where that says something
+
+
+def scores(found: Sequence[Found], seed: int = 0) -> list[dict[str, Any]]:
+    """Every score of each kind that was measured, as a run file has them: kind "conflict" or "round", label the data's."""
+    out = []
+    for label in FILES:
+        own = [one for one in found if one.case.kind == label and one.error is None]
+        if not own:
+            continue
+        kind, of = ("round", _of_rounds) if label in ROUNDS else ("conflict", _of_conflicts)
+        for name, values in {**_of_answers(own), **of(own)}.items():
+            if values:
+                mean, low, high = bootstrap([value for value, _ in values], seed)
+                floor = [base for _, base in values if base is not None]
+                at = sum(floor) / len(floor) if floor else None
+                out.append(
+                    {"kind": kind, "label": label, "score": name, "value": mean, "low": low, "high": high,
+                     "floor": at, "n": len(values)}
+                )  # fmt: skip
+    return out
+
+
+def _of_answers(found: Sequence[Found]) -> dict[str, Values]:
+    """Greedy answers after both edits: is it the newer one's, the older one's, and does what follows from it hold."""
+    newer, older, turned = list[Any](), list[Any](), list[Any]()
+    for one in found:
+        case, many = one.case, len(one.case.asked.prompts)
+        for values, target in ((newer, case.second.target), (older, case.first.target)):
+            if values is older and case.kind not in ("coverage", *ROUNDS):
+                continue  # the two edits answer different questions
+            values.append(tuple(_share(texts[:many], target or "") for texts in (one.said, one.base)))
+        if case.kind == "reverse":
+            target = case.probes["new"].target
+            turned.append(tuple(_share(texts[many:], target) for texts in (one.said, one.base)))
+    return {"newer edit wins": newer, "older edit given": older, "reversed fact known": turned}
+
+
+def _share(texts: Sequence[tuple[str, str]], target: str) -> float:
+    return sum(starts_with(text, [target]) for _, text in texts) / max(1, len(texts))
+
+
+def _of_conflicts(found: Sequence[Found]) -> dict[str, Values]:
+    cs: Values = [(float(p["both"]["new"] > p["both"]["old"]), float(p["base"]["new"] > p["base"]["old"]))
+                  for p in (one.p for one in found)]  # fmt: skip
+    cm: Values = [(max(_lost(one.p["first"]["old"], one.p["both"]["old"]), -1.0), None) for one in found
+                  if one.p["first"]["old"] > LEAST]  # fmt: skip
+    tied: Values = [(_lost(one.p["base"]["tied"], one.p["both"]["tied"]), None) for one in found
+                    if one.p["base"].get("tied", 0.0) > LEAST]  # fmt: skip
+    alone: Values = [(float(one.p["second"]["new"] > one.p["second"]["old"]), None) for one in found
+                     if one.case.kind == "coverage" and "second" in one.p]  # fmt: skip
+    return {"conflict score": cs, "conflict magnitude": cm, "tied fact damage": tied, "success score": alone}
+
+
+def _lost(before: float, after: float) -> float:
+    return (before - after) / before
+
+
+def _of_rounds(found: Sequence[Found]) -> dict[str, Values]:
+    distorted, ignored, failed, succeeded = Values(), Values(), Values(), Values()
+    for one in found:
+        names = ["old", *(name for name in one.p["base"] if name.startswith("other"))]
+        before, after = ([one.p[state][name] for name in names] for state in ("base", "both"))
+        there, back = (one.p[state]["new"] > one.p[state]["old"] for state in ("first", "both"))
+        succeeded.append(((there + (not back)) / 2, None))
+        distorted.append((divergence(before, after), None))
+        if len(names) > 1:
+            lost = sum(b > a for b, a in zip(before[1:], after[1:], strict=True)) / (len(names) - 1)
+            ignored.append((lost, None))
+            failed.append((float(lost > 0.5), None))
+    return {
+        "distortion": distorted,
+        "ignore rate": ignored,
+        "failure rate": failed,
+        "success score": succeeded,
+    }
+
+
+def divergence(p: Iterable[float], q: Iterable[float]) -> float:
+    """Jensen-Shannon divergence in nats of two lists of weights, each made to sum to 1."""
+    p, q = list(p), list(q)
+    p, q = ([x / max(sum(xs), LEAST) for x in xs] for xs in (p, q))
+    half = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+
+    def kl(xs: list[float]) -> float:
+        return sum(x * math.log(x / m) for x, m in zip(xs, half, strict=True) if x > 0 and m > 0)
+
+    return (kl(p) + kl(q)) / 2
+
+
+def answers(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Every greedy answer as a run file has them, with the probabilities of its case beside the first."""
+    out = []
+    for one in found:
+        many = len(one.case.asked.prompts)
+        for n, ((prompt, text), (_, base)) in enumerate(zip(one.said, one.base, strict=False)):
+            turned = n >= many
+            target = one.case.probes["new"].target if turned else one.case.second.target or ""
+            kind = "reversal" if turned else "paraphrase" if n else "edit"
+            row = {
+                "case": one.case.case, "kind": kind, "label": one.case.kind, "prompt": prompt, "answers": [target],
+                "old": None if turned else one.case.first.target, "base": base, "text": text, "fired": None, "right": None,
+                "route": None, "success": starts_with(text, [target]), "unchanged": None, "forced": None,
+            }  # fmt: skip
+            out.append({**row, "probabilities": one.p} if n == 0 else row)
+    return out
