@@ -193,7 +193,14 @@ def test_the_command_prints_both_and_writes_every_answer(tasks, memory, tmp_path
     assert len(written["edited"]["samples"]["edited_choice"]) == 4
 
 
-def test_a_wrong_task_is_one_sentence(tasks, memory):
+def test_a_wrong_task_is_one_sentence(tasks, memory, monkeypatch):
+    from lm_eval.tasks import TaskManager
+
+    class Few(TaskManager):  # without the thousands that the harness brings, which take long to read
+        def __init__(self, **options):
+            super().__init__(**{**options, "include_defaults": False})
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", Few)
     args = ["harness", "--tasks", "edited_choise", "--include-path", str(tasks), "-m", str(memory.path)]
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 1
@@ -203,12 +210,35 @@ def test_a_wrong_task_is_one_sentence(tasks, memory):
     )
 
 
-def test_the_harness_own_command_knows_the_model(tasks, memory, tmp_path):
-    code = f"memory={memory.path},model=base,method=ice"
-    done = subprocess.run(
-        [sys.executable, "-m", "memedit.harness", "--model", "memedit", "--model_args", code, "--tasks", "edited_choice",
-         "--include_path", str(tasks), "--limit", "1"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+def test_the_harness_makes_the_model_from_its_own_arguments(memory):
+    from lm_eval.api.registry import get_model
+
+    from memedit.harness import Harness
+
+    assert get_model("memedit") is Harness
+    more = {"batch_size": "auto", "max_batch_size": 8, "device": "cpu"}
+    made = get_model("memedit").create_from_arg_string(f"memory={memory.path},model=base,method=ice", more)
+    assert (made.batch_size, len(made.edited.memory), made.edited.router.method) == (8, 3, "ice")
+
+
+def test_a_device_that_is_not_there_is_not_asked_for():
+    import torch
+
+    from memedit.harness import _there
+
+    assert _there("cuda:0") == ("cuda:0" if torch.cuda.is_available() else None)
+    assert _there("cpu") == "cpu"
+
+
+def test_the_harness_own_command_starts_with_the_model_known():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['lm_eval', '--help']\n"
+        "try:\n    runpy.run_module('memedit.harness', run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "from lm_eval.api.registry import get_model\n"
+        "get_model('memedit')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "edited_choice" in done.stdout
+    assert "usage" in done.stdout.lower()

@@ -17,6 +17,7 @@ train.py     train scope, train base
 demos.py     demos build, show, list, remove
 evalscope.py eval scope
 harness.py   harness
+trials.py    eval pushback, eval pitfalls, eval erasure, eval opinions
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
 from memedit.cli.train import train
 from memedit.cli.transfer import export, import_
+from memedit.cli.trials import erasure, opinions, pitfalls, pushback
 from memedit.cli.upkeep import doctor, eval_, methods, rebuild
 
 for command in (
@@ -50,4 +52,4 @@ for command in (
 ):  # fmt: skip
     main.add_command(command)
 
-__all__ = ["eval_scope", "main"]
+__all__ = ["erasure", "eval_scope", "main", "opinions", "pitfalls", "pushback"]

@@ -148,7 +148,7 @@ def divergence(model: EditedModel, prompts: Sequence[str], batch_size: int = 16)
     }  # fmt: skip
     out: list[float] = []
     for start in range(0, len(prompts), batch_size):
-        inputs = model.base.tokenize(prompts[start : start + batch_size])
+        inputs: dict[str, Any] = model.base.tokenize(prompts[start : start + batch_size])
         p, q = (
             torch.log_softmax(one.generate(**inputs, **options).logits[0].float(), -1)
             for one in (model.base, model)

@@ -93,6 +93,7 @@ def routed(
     batch_size: int = 32,
     settings: Any = None,
     opening: Mapping[str, Any] | None = None,
+    false_fire_rate: float | None = None,
     drift: Callable[[Any], Any] | None = None,
 ) -> tuple[list[Found], Any]:
     """All cases' edits in one memory: the first ones, then the second ones as well; and the second ones alone in another.
@@ -112,7 +113,9 @@ def routed(
         if name == "alone" and not any(case.kind == "coverage" for case in cases):
             continue
         with EditMemory.open(folder / name, **(opening or {})) as memory:
-            model = EditedModel.from_pretrained(base, memory=memory, method=method, settings=settings)
+            model = EditedModel.from_pretrained(
+                base, memory=memory, method=method, settings=settings, false_fire_rate=false_fire_rate
+            )
             for state in states:
                 memory.add([case.first if state == "first" else case.second for case in cases])
                 for one, p in zip(found, probabilities(model, cases, batch_size), strict=True):

@@ -38,7 +38,7 @@ DOUBTS = (
     "I am quite certain that the answer is {}.",
     "It is {}, full stop. So, what is the answer?",
 )
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
     "what": "plain in-context editing, Llama-3, share of edits that stand",
     "turns": {"0": 0.929, "1": 0.271, "10": 0.226},
     "caveat": "computed from published runs: another and far larger model, other facts and other words of contradiction, "

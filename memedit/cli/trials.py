@@ -1,0 +1,381 @@
+"""Evaluations with a course of their own: eval pushback, eval pitfalls, eval erasure, eval opinions."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memedit import __version__
+from memedit.cli._deciding import deciding, scope_option
+from memedit.cli._group import (
+    check_output,
+    console,
+    false_fire_option,
+    model_options,
+    print_table,
+    progress,
+    settings_option,
+    write_text,
+)  # fmt: skip
+from memedit.cli.upkeep import eval_
+from memedit.errors import DataError
+
+if TYPE_CHECKING:
+    from memedit.edit import Edit
+    from memedit.edited import EditedModel
+    from memedit.lm import HFModel
+
+Run = dict[str, Any]
+
+
+def _shared(command: Any) -> Any:
+    """The options of all four."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap intervals."),
+        click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE",
+                     help="Write the run file: scores and every single answer."),
+        click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
+        scope_option, false_fire_option, settings_option, model_options,
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _names(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in (value or "").split(",") if part.strip()))
+
+
+def _many(default: int) -> Any:
+    return click.option(
+        "--limit", type=click.IntRange(min=1), default=default, show_default=True, help="Cases at most."
+    )
+
+
+_methods = click.option(
+    "--method", "methods", callback=_names, default="ice", show_default=True, metavar="NAME[,NAME]",
+    help="The editing methods that are routed.",
+)  # fmt: skip
+
+
+class Trial:
+    """What the four share: the base, memories of their own, and the run file.
+
+    Attributes:
+        runs: what was found, as the run file has it. data: what it was found on.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        check_output(options["json_file"])
+        from memedit.lm import HFModel
+
+        self.options, self.runs, self.data = options, list[Run](), list[dict[str, Any]]()
+        self.base: HFModel = HFModel.from_pretrained(
+            options["model"], device=options["device"], dtype=options["dtype"]
+        )
+
+    @contextmanager
+    def edited(self, edits: Sequence[Edit], method: str) -> Iterator[tuple[EditedModel, list[int]]]:
+        """The base with these edits in a memory that goes away, and their ids."""
+        from memedit.edited import EditedModel
+        from memedit.memory import EditMemory
+
+        o = self.options
+        with (
+            tempfile.TemporaryDirectory(prefix="memedit-eval-") as folder,
+            EditMemory.open(folder, **deciding(o["scope"], o["device"])) as memory,
+        ):
+            ids = list(memory.add(edits).ids)
+            yield (
+                EditedModel.from_pretrained(
+                    self.base,
+                    memory=memory,
+                    method=method,
+                    false_fire_rate=o["false_fire_rate"],
+                    settings=o["settings"],
+                ),
+                ids,
+            )
+
+    def put(
+        self, data: str, method: str, way: str, edits: int, start: float, scores: Any, **more: Any
+    ) -> None:
+        """A run that is done."""
+        taken = round(time.perf_counter() - start, 3)
+        self.runs.append(
+            {"data": data, "method": method, "settings": self.options["settings"].get(method, {}), "way": way,
+             "when": "after-all", "edits_in_memory": edits, "seconds": {"generating": taken}, "scores": scores,
+             "drift": None, "failed": [], **more}
+        )  # fmt: skip
+
+    def done(self, title: str, **more: Any) -> None:
+        """Write the run file, and print the scores."""
+        from memedit.bench.measured import machine
+
+        o = self.options
+        model = {"name": o["model"], "digest": self.base.fingerprint,
+                 "parameters": sum(p.numel() for p in self.base.model.parameters())}  # fmt: skip
+        found = {
+            "format": 1, "memedit": __version__, "command": "memedit " + shlex.join(sys.argv[1:]),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S"), "machine": machine(), "seed": o["seed"], "model": model,
+            "decoding": {"greedy": True}, "data": self.data, **more, "runs": self.runs, "goals": [],
+        }  # fmt: skip
+        if o["json_file"]:
+            write_text(o["json_file"], json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        console().print(f"{title}; greedy, model {o['model']}")
+        rows = [
+            [r["method"], r["way"], s["label"] or s["kind"], s["score"], f"{s['value']:.3f}",
+             f"{s['low']:.3f} to {s['high']:.3f}", "" if s["floor"] is None else f"{s['floor']:.3f}", s["n"]]
+            for r in self.runs for s in r["scores"]
+        ]  # fmt: skip
+        print_table(["method", "way", "of", "score", "value#", "95 % interval", "unedited#", "n#"], rows)
+
+
+def _cases(trial: Trial, data: str) -> Any:
+    from memedit.data import read_cases
+
+    trial.data.append({"name": Path(data).stem, "file": data})
+    return read_cases(data)
+
+
+@eval_.command()
+@click.option("--data", metavar="FILE", help="Facts with their old answers.  [default: invented ones]")
+@_many(60)
+@_methods
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True)
+@_shared
+def pushback(
+    data: str | None, limit: int, methods: tuple[str, ...], max_new_tokens: int, **options: Any
+) -> None:
+    """Contradict every edit for ten turns of a chat: does it still stand?
+
+    Beside the routed memory: the fact stated once, before the first question, and the unedited base.
+
+    \b
+    Examples:
+      memedit eval pushback --limit 60
+      memedit eval pushback --data counterfact-val.json --limit 100 --json pushback.json
+    """
+    from memedit.evaluation import pushback as measure
+
+    trial = Trial(options)
+    if data:
+        facts = measure.doubted(_cases(trial, data), limit)
+    else:
+        facts = invented(limit)
+        trial.data.append({"name": "invented", "file": None})
+    name, own = trial.data[0]["name"], {"max_new_tokens": max_new_tokens, "batch_size": options["batch_size"]}
+    edits = [fact.edit for fact in facts]
+    with trial.edited(edits, methods[0]) as (model, ids):
+        ways = [("none", "none"), ("ice", "once"), *((method, "routed") for method in methods)]
+        floor: list[dict[str, Any]] = []
+        for method, way in ways:
+            start, model.router.method = time.perf_counter(), method if way == "routed" else methods[0]
+            with progress(f"talking, {way}") as bar:
+                talks = measure.talked(model, facts, ids, way, progress=bar, **own)
+            floor = floor or talks
+            beside = talks[:0] if way == "none" else floor
+            found = measure.scores(talks, beside, seed=options["seed"])
+            trial.put(name, method, way, len(ids), start, found, mode="chat", transcripts=talks,
+                      answers=measure.answers(talks, floor))  # fmt: skip
+    trial.done(f"pushback: {len(facts)} edits in memory, contradicted ten times", published=measure.PUBLISHED)
+    shares: dict[str, float] = measure.PUBLISHED["turns"]
+    at = ", ".join(f"{100 * share:.1f} % at turn {turn}" for turn, share in shares.items())
+    click.echo(f"published, {measure.PUBLISHED['what']}: {at} ({measure.PUBLISHED['caveat']})")
+
+
+def invented(limit: int) -> list[Any]:
+    """Facts about invented people; the user insists on another answer of the same sort."""
+    from itertools import islice
+
+    from memedit.bench.measured import RELATIONS, invented_edits
+    from memedit.evaluation.pushback import Doubted
+
+    asks = (
+        "Where was {} born?",
+        "Who does {} work for?",
+        "What is the mother tongue of {}?",
+        "What instrument does {} play?",
+    )
+    out = []
+    for i, edit in enumerate(islice(invented_edits(limit), limit)):
+        others = [one for one in RELATIONS[i % 4][1] if one != edit.target]
+        question = asks[i % 4].format(edit.subject)
+        out.append(Doubted(f"invented-{i}", edit, question, others[i % len(others)]))
+    return out
+
+
+@eval_.command()
+@click.option(
+    "--data",
+    metavar="DIR",
+    required=True,
+    help="The folder of the published files (coverage_edit.json, ...).",
+)
+@click.option(
+    "--only",
+    callback=_names,
+    metavar="A,B",
+    help="Of coverage, reverse, composite, easy, hard.  [default: all]",
+)
+@_many(50)
+@_methods
+@click.option(
+    "--merged",
+    callback=_names,
+    metavar="NAME[,NAME]",
+    help="Methods whose edits are written into weights, for comparison.",
+)
+@click.option(
+    "--forms",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Other forms of each relation that are asked.",
+)
+@click.option(
+    "--drift/--no-drift",
+    default=True,
+    show_default=True,
+    help="Perplexity and questions, with all edits made.",
+)
+@_shared
+def pitfalls(
+    data: str, only: tuple[str, ...], limit: int, methods: tuple[str, ...], merged: tuple[str, ...], forms: int,
+    drift: bool, **options: Any,
+) -> None:  # fmt: skip
+    """ConflictEdit and RoundEdit: edits that contradict one another, and edits that are taken back by another edit.
+
+    Routed: the edits of all cases of a file in one memory. Merged: each case alone in a copy's weights, as published;
+    drift is that of one copy with the edits of all.
+
+    \b
+    Examples:
+      memedit eval pitfalls --data ../shared/data/pitfalls --limit 100
+      memedit eval pitfalls --data pitfalls --only coverage,hard --merged rome,memit --json pitfalls.json
+    """
+    from memedit.errors import unknown
+    from memedit.evaluation import pitfall_cases
+    from memedit.evaluation import pitfalls as measure
+    from memedit.methods import method_info
+
+    for name in only:
+        if name not in pitfall_cases.FILES:
+            raise DataError(unknown("set", name, pitfall_cases.FILES))
+    for name in (*methods, *merged):
+        method_info(name)
+    trial = Trial(options)
+    drifting = _drifting(trial) if drift else None
+    for kind in only or pitfall_cases.FILES:
+        read = pitfall_cases.read(Path(data), kind, limit, forms)
+        file = str(Path(data) / pitfall_cases.FILES[kind])
+        trial.data.append({"name": kind, "file": file, "cases": len(read.cases), "left_out": read.left_out})
+        for method, way in [(m, "routed") for m in methods] + [(m, "merged") for m in merged]:
+            _pitfall(trial, measure, kind, read.cases, method, way, drifting)
+    trial.done(f"pitfalls: at most {limit} cases of each file, two edits in each")
+    for run in trial.runs:
+        if run["drift"]:
+            d = run["drift"]
+            click.echo(
+                f"drift, {run['method']} {run['way']}, {run['data']}: "
+                f"perplexity {d['perplexity_base']:.2f} to {d['perplexity']:.2f}, "
+                f"questions right {100 * d['accuracy_base']:.1f} % to {100 * d['accuracy']:.1f} %"
+            )
+
+
+def _drifting(trial: Trial) -> Callable[[Any], dict[str, Any]]:
+    from memedit.drift import Standard
+
+    standard = Standard.of(passages=60, questions=60)
+    base = standard.measure(trial.base)
+
+    def measured(lm: Any) -> dict[str, Any]:
+        after = standard.measure(lm)
+        return {"perplexity": after.perplexity, "perplexity_base": base.perplexity, "accuracy": after.accuracy,
+                "accuracy_base": base.accuracy, "kl": None}  # fmt: skip
+
+    return measured
+
+
+def _pitfall(trial: Trial, measure: Any, kind: str, cases: Any, method: str, way: str, drift: Any) -> None:
+    o, start = trial.options, time.perf_counter()
+    own = {"batch_size": o["batch_size"], "drift": drift}
+    if way == "routed":
+        with tempfile.TemporaryDirectory(prefix="memedit-eval-") as folder:
+            found, drifted = measure.routed(
+                trial.base, cases, method, Path(folder), settings=o["settings"],
+                opening=deciding(o["scope"], o["device"]), false_fire_rate=o["false_fire_rate"], **own,
+            )  # fmt: skip
+    else:
+        with progress(f"merging, {method}, {kind}") as bar:
+            found, drifted = measure.merged(
+                trial.base, cases, method, settings=o["settings"].get(method), progress=bar, **own
+            )
+    failed = [{"case": one.case.case, "error": one.error} for one in found if one.error]
+    edits, mode = (2 * len(cases), "all") if way == "routed" else (2, "single")
+    more = {"answers": measure.answers(found), "failed": failed, "drift": drifted}
+    trial.put(kind, method, way, edits, start, measure.scores(found, o["seed"]), mode=mode, **more)
+    if failed:
+        click.echo(
+            f"{method}, {kind}: {len(failed)} of {len(found)} cases failed, the first: {failed[0]['error']}",
+            err=True,
+        )
+
+
+@eval_.command()
+@click.option("--data", metavar="FILE", required=True, help="Facts with their old answers.")
+@_many(200)
+@_methods
+@_shared
+def erasure(data: str, limit: int, methods: tuple[str, ...], **options: Any) -> None:
+    """Erase every fact of a data set: is the old answer gone, is a refusal given, is all else as it was?
+
+    \b
+    Examples:
+      memedit eval erasure --data counterfact-val.json --limit 200 --json erasure.json
+    """
+    from memedit.evaluation import erasure as measure
+
+    trial = Trial(options)
+    facts = measure.erasures(_cases(trial, data), limit)
+    for method in methods:
+        start = time.perf_counter()
+        with trial.edited([fact.edit for fact in facts], method) as (model, ids):
+            found = measure.asked(model, facts, ids, batch_size=options["batch_size"])
+        trial.put(trial.data[0]["name"], method, "routed", len(ids), start, measure.scores(found, options["seed"]),
+                  mode="all", answers=found)  # fmt: skip
+    trial.done(f"erasure: {len(facts)} facts withheld")
+
+
+@eval_.command()
+@_many(24)
+@_methods
+@_shared
+def opinions(limit: int, methods: tuple[str, ...], **options: Any) -> None:
+    """Opinions as edits ("About X, answer positively."): the feeling of answers, told by a list of words.
+
+    \b
+    Examples:
+      memedit eval opinions --json opinions.json
+      memedit eval opinions --model Qwen/Qwen3-0.6B
+    """
+    from memedit.evaluation import opinion as measure
+
+    trial = Trial(options)
+    wanted = [(topic, measure.FEELINGS[i % 2]) for i, topic in enumerate(measure.TOPICS[:limit])]
+    trial.data.append({"name": "topics", "file": None})
+    for method in methods:
+        start = time.perf_counter()
+        with trial.edited([measure.opinion(*one) for one in wanted], method) as (model, ids):
+            found = measure.asked(model, wanted, ids, batch_size=options["batch_size"])
+        trial.put("topics", method, "routed", len(ids), start, measure.scores(found, options["seed"]), mode="all",
+                  answers=[*found.rows, *found.others])  # fmt: skip
+    trial.done(f"opinions: {len(wanted)} topics, half of them to be spoken well of")
