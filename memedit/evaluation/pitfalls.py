@@ -216,17 +216,21 @@ def scores(found: Sequence[Found], seed: int = 0) -> list[dict[str, Any]]:
 
 def _of_answers(found: Sequence[Found]) -> dict[str, Values]:
     """Greedy answers after both edits: is it the newer one's, the older one's, and does what follows from it hold."""
-    newer, older, turned = list[Any](), list[Any](), list[Any]()
+    out: dict[str, Values] = {}
+
+    def put(name: str, one: Found, part: slice, target: str) -> None:
+        if one.said[part]:
+            share = _share(one.said[part], target), _share(one.base[part], target)
+            out.setdefault(name, []).append(share)
+
     for one in found:
         case, many = one.case, len(one.case.asked.prompts)
-        for values, target in ((newer, case.second.target), (older, case.first.target)):
-            if values is older and case.kind not in ("coverage", *ROUNDS):
-                continue  # the two edits answer different questions
-            values.append(tuple(_share(texts[:many], target or "") for texts in (one.said, one.base)))
-        if case.kind == "reverse":
-            target = case.probes["new"].target
-            turned.append(tuple(_share(texts[many:], target) for texts in (one.said, one.base)))
-    return {"newer edit wins": newer, "older edit given": older, "reversed fact known": turned}
+        put("newer edit wins", one, slice(1), case.second.target or "")
+        put("newer edit wins, other forms", one, slice(1, many), case.second.target or "")
+        if case.kind in ("coverage", *ROUNDS):  # else the two edits answer different questions
+            put("older edit given", one, slice(many), case.first.target or "")
+        put("reversed fact known", one, slice(many, None), case.probes["new"].target)
+    return out
 
 
 def _share(texts: Sequence[tuple[str, str]], target: str) -> float:
