@@ -16,7 +16,7 @@ def dune(record: Record) -> Case:
     A question without an answer (arithmetic's stands in the edit, behind "=") tells of the scope alone.
     """
     statement = text(record["dune_edit"])
-    known = (statement.rpartition("=")[2].strip(),) if "=" in statement else ()
+    known = _result(statement)
     queries = []
     for given in record["test_inputs"]:
         asked, answers = (given, known) if isinstance(given, str) else (given[0], _texts(given[1:]) or known)
@@ -31,16 +31,22 @@ def unfolded(document: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         return None
     out: dict[str, list[Any]] = {}
     for edit, some in zip(edits, asks, strict=True):
-        out.setdefault(str(edit), []).extend(_several(some))
+        out.setdefault(str(edit), []).extend(_several(some, bool(_result(str(edit)))))
     return [{"dune_edit": edit, "test_inputs": some} for edit, some in out.items()]
 
 
-def _several(asks: Any) -> list[Any]:
-    """A list of questions of one edit: [text, answer] is one; [[text, answer], ...] and [text, text, text] are several."""
+def _several(asks: Any, calculated: bool) -> list[Any]:
+    """The questions of one edit: [text, answer] is one, [[text, answer], ...] several; of a calculation they are texts."""
     if isinstance(asks, str):
         return [asks]
-    pair = len(asks) == 2 and isinstance(asks[0], str) and (not isinstance(asks[1], str) or len(asks[1]) < 40)
+    pair = not calculated and len(asks) == 2 and isinstance(asks[0], str)
     return [asks] if pair else list(asks)
+
+
+def _result(statement: str) -> tuple[str, ...]:
+    """What stands behind "=" in a calculation."""
+    result = statement.rpartition("=")[2].strip() if "=" in statement else ""
+    return (result,) if result.replace(",", "").replace(".", "").lstrip("-").isdigit() else ()
 
 
 def _texts(values: Any) -> tuple[str, ...]:

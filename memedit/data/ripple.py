@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from memedit.data.case import Case, Query, QueryKind
 from memedit.data.fields import Record, changed, flat, named, shared, text
 from memedit.edit import Edit
+from memedit.subjects import words
 
 _KINDS: dict[str, QueryKind] = {
     "Logical_Generalization": "portability",
@@ -36,7 +37,7 @@ def ripple(record: Record) -> Case:
         prompt=prompt,
         target=target,
         statement=sentence,
-        subject=named(shared(sentence, near) if near else None, prompt or sentence),
+        subject=_subject(prompt or sentence, near),
         old=changed(old, target),
         relation=given.get("relation"),
     )
@@ -48,6 +49,14 @@ def ripple(record: Record) -> Case:
             for query in test["test_queries"]
         ]
     return Case(str(given.get("subject_id", "")), edit, tuple(dict.fromkeys(queries)))
+
+
+def _subject(prompt: str, near: list[str]) -> str | None:
+    """The name in a prompt that the questions about the same subject share."""
+    found = shared(prompt.partition(" ")[2], near) if near else None  # every prompt begins with "The"
+    there = words(found or "")
+    last = next((word for word in reversed(there) if word.capital), None)
+    return named(found[: last.end], prompt) if found and last else None
 
 
 def parted(sentence: str, other: str) -> tuple[str | None, str | None]:
