@@ -31,11 +31,12 @@ class Score:
 
     Attributes:
         logprob: sum of the natural log-probabilities of the target's tokens.
-        agreed: for each target token, whether it is the arg-max given prompt and gold prefix.
+        agreed: for each target token, whether it is the arg-max given prompt and gold prefix. said: the arg-max there.
     """
 
     logprob: float
     agreed: tuple[bool, ...]
+    said: tuple[int, ...] = ()
 
     @property
     def agreement(self) -> float:
@@ -262,8 +263,9 @@ class HFModel:
             for row, length in enumerate(lengths):
                 predicted = logprobs[row, -length - 1 : -1]
                 gold = ids[row, -length:]
-                agreed = (predicted.argmax(-1) == gold).tolist()
-                scores.append(Score(float(predicted.gather(1, gold[:, None]).sum()), tuple(agreed)))
+                said = predicted.argmax(-1)
+                logprob = float(predicted.gather(1, gold[:, None]).sum())
+                scores.append(Score(logprob, tuple((said == gold).tolist()), tuple(said.tolist())))
         return scores
 
     def target_ids(self, prompt: str, target: str) -> list[int]:

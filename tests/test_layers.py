@@ -20,7 +20,7 @@ LAYERS = [
     {"asked", "explanation"},
     {"knowing"},
     {"edited"},
-    {"evaluate", "scope_eval", "training", "locate"},
+    {"evaluation", "scope_eval", "training", "locate"},
     {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]
