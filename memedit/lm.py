@@ -253,17 +253,18 @@ class HFModel:
         scores: list[Score] = []
         for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             some = prompts[start : start + batch_size]
-            pairs = zip(some, targets[start : start + batch_size], strict=True)
-            ids, mask, lengths = self._scored_ids(list(pairs))
+            pairs = list(zip(some, targets[start : start + batch_size], strict=True))
+            ids, mask, lengths = self._scored_ids(pairs)
             self.check_length(some, mask, {"max_new_tokens": 0})
+            known = inspect.signature(self.model.forward).parameters
+            keep = {"logits_to_keep": max(lengths) + 1} if "logits_to_keep" in known else {}
             with torch.no_grad():
                 # The left-padded batch is read from the right, so that spliced-in context goes unseen.
-                logits = self.model(input_ids=ids, attention_mask=mask, **self.positions(mask)).logits
+                logits = self.model(input_ids=ids, attention_mask=mask, **self.positions(mask), **keep).logits
             logprobs = torch.log_softmax(logits[:, -ids.shape[1] :].float(), dim=-1)
             for row, length in enumerate(lengths):
                 predicted = logprobs[row, -length - 1 : -1]
-                gold = ids[row, -length:]
-                said = predicted.argmax(-1)
+                said, gold = predicted.argmax(-1), ids[row, -length:]
                 logprob = float(predicted.gather(1, gold[:, None]).sum())
                 scores.append(Score(logprob, tuple((said == gold).tolist()), tuple(said.tolist())))
         return scores

@@ -18,9 +18,10 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’«»–—…¿¡", " "))
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _REFUSAL = re.compile(
-    r"(?:i'm |i am )?(?:sorry|afraid)\b|i (?:do not|don't|can not|cannot|can't|could not|couldn't|am not able|am unable|won't|will "
-    r"not|would not|have no|prefer not)\b|i'm (?:not able|unable|not sure)\b|(?:unknown|withheld|no (?:answer|information|comment))\b|"
-    r"(?:it|this|that) (?:is|was) (?:unknown|withheld|not known)\b|as an? (?:ai|language model)\b|not (?:known|available)\b"
+    r"(?:i'm |i am )?(?:sorry|afraid)\b"
+    r"|i (?:do not|don't|can ?not|can't|could not|couldn't|am (?:not able|unable)|won't|will not|would not|have no)\b"
+    r"|i'm (?:not able|unable|not sure)\b|(?:unknown|withheld|no (?:answer|information|comment))\b"
+    r"|(?:it|this|that) (?:is|was) (?:unknown|withheld|not known)\b|as an? (?:ai|language model)\b|not (?:known|available)\b"
 )
 
 

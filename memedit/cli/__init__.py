@@ -28,8 +28,8 @@ from memedit.cli.bench import bench
 from memedit.cli.chat import chat
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
-from memedit.cli.evaluate import eval_
 from memedit.cli.evalscope import scope as eval_scope
+from memedit.cli.evaluate import eval_
 from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.merge import merge

@@ -65,7 +65,7 @@ def _table(document: Mapping[str, Any], data: Mapping[str, Any], runs: Sequence[
         else ""
     )
     console().print(
-        f"{data['name']}: {counted(data['cases'], 'case')}, {held} {'edit' if edits == [1] else 'edits'} made when scored{left}; "
+        f"{data['name']}: {counted(data['cases'], 'case')}, {held} edit{'' if edits == [1] else 's'} made when scored{left}; "
         f"model {model['name']}, greedy, {decoding['max_new_tokens']} new tokens, seed {document['seed']}"
     )
     found = [{(s["kind"], s["score"], s["label"]): s for s in run["scores"]} for run in runs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import sys
 import time
@@ -45,19 +44,23 @@ if TYPE_CHECKING:
 @click.option("--split", type=click.Choice(["dev", "train", "all"]), default="all", show_default=True,
               help="The part of each set that the splits.json beside it gives.")  # fmt: skip
 @click.option("--method", metavar="NAME[,NAME]",
-              help="Editing methods; also none (the unedited base), oracle or oracle:METHOD (the right edit always fires).  [default: ice]")  # fmt: skip
+              help="Editing methods; also none (the unedited base), oracle or oracle:METHOD (the right edit always fires).  "
+              "[default: ice]")  # fmt: skip
 @settings_option
 @click.option("--mode", default="all", show_default=True, metavar="MODE",
-              help="all edits made, then all questions; single (each case alone); batch:N; sequential (asked after each, and after all).")  # fmt: skip
+              help="all edits made, then all questions; single (each case alone); batch:N; sequential (asked after each, "
+              "and after all).")  # fmt: skip
 @click.option("--merged", is_flag=True,
-              help="Write the edits one after another into a copy's weights, as the literature does; with --routed, both.")  # fmt: skip
+              help="Write the edits one after another into a copy's weights, as the literature does; with --routed, "
+              "both.")  # fmt: skip
 @click.option(
     "--routed", is_flag=True, help="Edits in a memory, every question through the router.  [default]"
 )
 @click.option("--fill", type=click.IntRange(min=1), metavar="N",
               help="Fill the memory up with edits of other data, so that it holds so many.")  # fmt: skip
-@click.option("--folder", envvar="MEMEDIT_DATA", show_envvar=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="The public data sets with splits.json, for --suite and --fill.  [default: above the first --data]")  # fmt: skip
+@click.option("--folder", envvar="MEMEDIT_DATA", show_envvar=True, type=click.Path(file_okay=False, path_type=Path),
+              metavar="DIR", help="The public data sets with splits.json, for --suite and --fill.  "
+              "[default: where --data is]")  # fmt: skip
 @click.option("--unrelated", metavar="FILE", help="General questions whose output must not change.")
 @click.option(
     "--questions",

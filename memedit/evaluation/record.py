@@ -106,7 +106,8 @@ class Record:
             )
         if known != self.setting:
             raise DataError(
-                f"{self.output.name} is a run with {_difference(known, self.setting)}; name another file, or begin anew with --fresh"
+                f"{self.output.name} is a run with {_difference(known, self.setting)}; "
+                "name another file, or begin anew with --fresh"
             )
         self.finished = found
 

@@ -364,8 +364,8 @@ def _routed(evaluation: Evaluation, number: int, job: Job) -> Iterator[Way]:
                 routes = [asking.right_route(memory, q, state.ids.get(q.place, ()), name) for q in some]
                 return [_row(state, q, route) for q, route in zip(some, routes, strict=True)]
             return [
-                row for start in range(0, len(some), 64)
-                for row in _routes(model, state, some[start : start + 64])
+                row for start in range(0, len(some), o.batch_size)
+                for row in _routes(model, state, some[start : start + o.batch_size])
             ]  # fmt: skip
 
         yield Way(

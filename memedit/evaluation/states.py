@@ -190,6 +190,7 @@ def filling(
     found = fillers.around(wrapped, [(prompt, "general") for prompt in prompts], size - own)
     if len(found) < size - own:
         raise DataError(
-            f"{folder} gives {len(found):,} other edits, {size - own - len(found):,} too few for --fill {size}; take a smaller one"
+            f"{folder} gives {len(found):,} other edits, {size - own - len(found):,} too few for --fill {size}; "
+            "take a smaller one"
         )
     return found
