@@ -32,11 +32,12 @@ class Score:
 
     Attributes:
         logprob: sum of the natural log-probabilities of the target's tokens.
-        agreed: for each target token, whether it is the arg-max given prompt and gold prefix.
+        agreed: for each target token, whether it is the arg-max given prompt and gold prefix. said: the arg-max there.
     """
 
     logprob: float
     agreed: tuple[bool, ...]
+    said: tuple[int, ...] = ()
 
     @property
     def agreement(self) -> float:
@@ -252,18 +253,20 @@ class HFModel:
         scores: list[Score] = []
         for start in range(0, len(prompts), batch_rows(batch_size, len(prompts))):
             some = prompts[start : start + batch_size]
-            pairs = zip(some, targets[start : start + batch_size], strict=True)
-            ids, mask, lengths = self._scored_ids(list(pairs))
+            pairs = list(zip(some, targets[start : start + batch_size], strict=True))
+            ids, mask, lengths = self._scored_ids(pairs)
             self.check_length(some, mask, {"max_new_tokens": 0})
+            known = inspect.signature(self.model.forward).parameters
+            keep = {"logits_to_keep": max(lengths) + 1} if "logits_to_keep" in known else {}
             with torch.no_grad():
                 # The left-padded batch is read from the right, so that spliced-in context goes unseen.
-                logits = self.model(input_ids=ids, attention_mask=mask, **self.positions(mask)).logits
+                logits = self.model(input_ids=ids, attention_mask=mask, **self.positions(mask), **keep).logits
             logprobs = torch.log_softmax(logits[:, -ids.shape[1] :].float(), dim=-1)
             for row, length in enumerate(lengths):
                 predicted = logprobs[row, -length - 1 : -1]
-                gold = ids[row, -length:]
-                agreed = (predicted.argmax(-1) == gold).tolist()
-                scores.append(Score(float(predicted.gather(1, gold[:, None]).sum()), tuple(agreed)))
+                said, gold = predicted.argmax(-1), ids[row, -length:]
+                logprob = float(predicted.gather(1, gold[:, None]).sum())
+                scores.append(Score(logprob, tuple((said == gold).tolist()), tuple(said.tolist())))
         return scores
 
     def target_ids(self, prompt: str, target: str) -> list[int]:

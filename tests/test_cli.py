@@ -230,11 +230,11 @@ def test_eval_scores_with_all_edits_in_memory(run, tmp_path, model):
         "--json",
         "e.json",
     )
-    assert "2 edits in memory at scoring" in out.output
-    said = json.loads((tmp_path / "e.json").read_text())
+    assert "2 edits made when scored" in out.output
+    (said,) = json.loads((tmp_path / "e.json").read_text())["runs"]
     scores = {(s["kind"], s["score"]): s["value"] for s in said["scores"]}
     assert scores["edit", "right edit fired"] == 1
-    assert scores["unrelated", "output unchanged"] == 1
+    assert scores["unrelated", "unchanged"] == 1
     assert len(said["answers"]) == 5
 
 
@@ -246,12 +246,12 @@ def test_eval_scores_several_methods_on_one_memory_with_their_settings(run, tmp_
     run("demos", "build", "d.jsonl", "--memory", "own")
     args = ("eval", "--data", "c.jsonl", "--method", "ice,ike", "--memory", "own", "--model", model)
     out = run(*args, "--set", "ike.k=1", "--max-new-tokens", "12", "--json", "e.json")
-    assert "1 edits in memory at scoring, ice,ike" in out.output
+    assert "1 case, 1 edit made when scored" in out.output
     said = json.loads((tmp_path / "e.json").read_text())
     assert said["setting"]["settings"] == {"ike": {"k": 1}}
-    texts = {answer["method"]: answer["text"] for answer in said["answers"]}
+    assert [run["settings"] for run in said["runs"]] == [{}, {"k": 1}]
+    texts = {run["method"]: run["answers"][0]["text"] for run in said["runs"]}
     assert texts["ice"] != texts["ike"]
-    assert {score["method"] for score in said["scores"]} == {"ice", "ike"}
     assert "METHOD.SETTING=VALUE" in run("ask", "Who?", "--set", "k=1", code=2).stderr
 
 

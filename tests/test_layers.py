@@ -20,7 +20,7 @@ LAYERS = [
     {"asked", "explanation"},
     {"knowing"},
     {"edited"},
-    {"evaluate", "evaluation", "scope_eval", "training", "locate", "harness"},
+    {"evaluation", "scope_eval", "training", "locate", "harness"},
     {"bench", "demo", "doctor"},
     {"cli", "__main__"},
 ]

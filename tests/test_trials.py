@@ -209,7 +209,7 @@ def test_a_refusal_without_the_old_answer_is_an_erasure():
 @pytest.mark.parametrize(
     ("text", "told"),
     [("They are wonderful and useful.", "positive"), ("A boring, ugly thing", "negative"), ("They are not good.", "negative"),
-     ("I don't like them, they are awful", "negative"), ("I can't say they are bad, not at all", "positive"),
+     ("I don't like them, they are awful", "negative"), ("I can't call them bad, not at all", "positive"),
      ("Made of wood.", None),
      ("good and bad", None), ("", None)],
 )  # fmt: skip

@@ -11,7 +11,8 @@ look.py      list, show, search, history, stats
 ask.py       ask, route, generate, demo
 chat.py      chat
 backup.py    backup, restore, compact
-upkeep.py    doctor, rebuild, methods, eval
+upkeep.py    doctor, rebuild, methods
+evaluate.py  eval
 bench.py     bench
 train.py     train scope, train base
 demos.py     demos build, show, list, remove
@@ -30,6 +31,7 @@ from memedit.cli.chat import chat
 from memedit.cli.demos import demos
 from memedit.cli.edits import add_fact, erase_fact, update
 from memedit.cli.evalscope import scope as eval_scope
+from memedit.cli.evaluate import eval_
 from memedit.cli.harness import harness
 from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
@@ -40,7 +42,7 @@ from memedit.cli.takeback import forget, log, undo
 from memedit.cli.train import train
 from memedit.cli.transfer import export, import_
 from memedit.cli.trials import erasure, opinions, pitfalls, pushback
-from memedit.cli.upkeep import doctor, eval_, methods, rebuild
+from memedit.cli.upkeep import doctor, methods, rebuild
 
 for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,

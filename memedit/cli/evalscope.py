@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import check_output, console, print_table, progress, write_text
-from memedit.cli.upkeep import eval_
+from memedit.cli.evaluate import eval_
 from memedit.errors import DataError
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from memedit.cli._group import (
     settings_option,
     write_text,
 )  # fmt: skip
-from memedit.cli.upkeep import eval_
+from memedit.cli.evaluate import eval_
 from memedit.errors import DataError
 
 if TYPE_CHECKING:
@@ -379,3 +379,40 @@ def opinions(limit: int, methods: tuple[str, ...], **options: Any) -> None:
         trial.put("topics", method, "routed", len(ids), start, measure.scores(found, options["seed"]), mode="all",
                   answers=[*found.rows, *found.others])  # fmt: skip
     trial.done(f"opinions: {len(wanted)} topics, half of them to be spoken well of")
+
+
+def as_suite(ctx: click.Context, given: dict[str, Any]) -> None:
+    """`memedit eval --suite pushback` and the like: the same as the command of that name, with the options that both have.
+
+    Raises:
+        DataError: it needs the folder of the data sets, and none is named.
+    """
+    name, folder = given["suite"], given["folder"]
+    own: dict[str, Any] = {
+        key: given[key]
+        for key in (
+            "settings",
+            "model",
+            "device",
+            "dtype",
+            "false_fire_rate",
+            "scope",
+            "json_file",
+            "batch_size",
+            "seed",
+        )
+    }
+    if given["limit"]:
+        own["limit"] = given["limit"]
+    methods = _names(ctx, ctx.command.params[0], given["method"]) or ("ice",)
+    own["methods"] = methods
+    if name in ("pitfalls", "erasure") and folder is None:
+        raise DataError("a suite needs the folder of the data sets: name it by --folder, or set MEMEDIT_DATA")
+    if name == "pitfalls":
+        own |= {"data": str(folder / "pitfalls"), "only": (), "merged": methods if given["merged"] else ()}
+        own["methods"] = () if given["merged"] and not given["routed"] else methods
+    elif name == "erasure":
+        own["data"] = str(folder / "counterfact" / "counterfact-val.json")
+    elif given["merged"]:
+        raise click.UsageError(f"--suite {name} is about a memory: leave --merged out", ctx)
+    ctx.invoke(eval_.commands[name], **own)
