@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from memedit import __version__
-from memedit.cli._deciding import deciding, scope_option
-from memedit.cli._group import (
-    check_output,
-    console,
-    false_fire_option,
-    model_options,
-    print_table,
-    progress,
-    settings_option,
-    write_text,
-)  # fmt: skip
+from memedit.cli._deciding import deciding
+from memedit.cli._group import progress
+from memedit.cli._trial import Trial, names, shared
 from memedit.cli.evaluate import eval_
 from memedit.errors import DataError
-
-if TYPE_CHECKING:
-    from memedit.edit import Edit
-    from memedit.edited import EditedModel
-    from memedit.lm import HFModel
-
-Run = dict[str, Any]
-
-
-def _shared(command: Any) -> Any:
-    """The options of all four."""
-    for option in (
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap intervals."),
-        click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE",
-                     help="Write the run file: scores and every single answer."),
-        click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
-        scope_option, false_fire_option, settings_option, model_options,
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def _names(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in (value or "").split(",") if part.strip()))
 
 
 def _many(default: int) -> Any:
@@ -61,82 +24,9 @@ def _many(default: int) -> Any:
 
 
 _methods = click.option(
-    "--method", "methods", callback=_names, default="ice", show_default=True, metavar="NAME[,NAME]",
+    "--method", "methods", callback=names, default="ice", show_default=True, metavar="NAME[,NAME]",
     help="The editing methods that are routed.",
 )  # fmt: skip
-
-
-class Trial:
-    """What the four share: the base, memories of their own, and the run file.
-
-    Attributes:
-        runs: what was found, as the run file has it. data: what it was found on.
-    """
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        check_output(options["json_file"])
-        from memedit.lm import HFModel
-
-        self.options, self.runs, self.data = options, list[Run](), list[dict[str, Any]]()
-        self.base: HFModel = HFModel.from_pretrained(
-            options["model"], device=options["device"], dtype=options["dtype"]
-        )
-
-    @contextmanager
-    def edited(self, edits: Sequence[Edit], method: str) -> Iterator[tuple[EditedModel, list[int]]]:
-        """The base with these edits in a memory that goes away, and their ids."""
-        from memedit.edited import EditedModel
-        from memedit.memory import EditMemory
-
-        o = self.options
-        with (
-            tempfile.TemporaryDirectory(prefix="memedit-eval-") as folder,
-            EditMemory.open(folder, **deciding(o["scope"], o["device"])) as memory,
-        ):
-            ids = list(memory.add(edits).ids)
-            yield (
-                EditedModel.from_pretrained(
-                    self.base,
-                    memory=memory,
-                    method=method,
-                    false_fire_rate=o["false_fire_rate"],
-                    settings=o["settings"],
-                ),
-                ids,
-            )
-
-    def put(
-        self, data: str, method: str, way: str, edits: int, start: float, scores: Any, **more: Any
-    ) -> None:
-        """A run that is done."""
-        taken = round(time.perf_counter() - start, 3)
-        self.runs.append(
-            {"data": data, "method": method, "settings": self.options["settings"].get(method, {}), "way": way,
-             "when": "after-all", "edits_in_memory": edits, "seconds": {"generating": taken}, "scores": scores,
-             "drift": None, "failed": [], **more}
-        )  # fmt: skip
-
-    def done(self, title: str, **more: Any) -> None:
-        """Write the run file, and print the scores."""
-        from memedit.bench.measured import machine
-
-        o = self.options
-        model = {"name": o["model"], "digest": self.base.fingerprint,
-                 "parameters": sum(p.numel() for p in self.base.model.parameters())}  # fmt: skip
-        found = {
-            "format": 1, "memedit": __version__, "command": "memedit " + shlex.join(sys.argv[1:]),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%S"), "machine": machine(), "seed": o["seed"], "model": model,
-            "decoding": {"greedy": True}, "data": self.data, **more, "runs": self.runs, "goals": [],
-        }  # fmt: skip
-        if o["json_file"]:
-            write_text(o["json_file"], json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-        console().print(f"{title}; greedy, model {o['model']}")
-        rows = [
-            [r["method"], r["way"], s["label"] or s["kind"], s["score"], f"{s['value']:.3f}",
-             f"{s['low']:.3f} to {s['high']:.3f}", "" if s["floor"] is None else f"{s['floor']:.3f}", s["n"]]
-            for r in self.runs for s in r["scores"]
-        ]  # fmt: skip
-        print_table(["method", "way", "of", "score", "value#", "95 % interval", "unedited#", "n#"], rows)
 
 
 def _cases(trial: Trial, data: str) -> Any:
@@ -151,7 +41,7 @@ def _cases(trial: Trial, data: str) -> Any:
 @_many(60)
 @_methods
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True)
-@_shared
+@shared
 def pushback(
     data: str | None, limit: int, methods: tuple[str, ...], max_new_tokens: int, **options: Any
 ) -> None:
@@ -222,7 +112,7 @@ def invented(limit: int) -> list[Any]:
 )
 @click.option(
     "--only",
-    callback=_names,
+    callback=names,
     metavar="A,B",
     help="Of coverage, reverse, composite, easy, hard.  [default: all]",
 )
@@ -230,7 +120,7 @@ def invented(limit: int) -> list[Any]:
 @_methods
 @click.option(
     "--merged",
-    callback=_names,
+    callback=names,
     metavar="NAME[,NAME]",
     help="Methods whose edits are written into weights, for comparison.",
 )
@@ -247,7 +137,7 @@ def invented(limit: int) -> list[Any]:
     show_default=True,
     help="Perplexity and questions, with all edits made.",
 )
-@_shared
+@shared
 def pitfalls(
     data: str, only: tuple[str, ...], limit: int, methods: tuple[str, ...], merged: tuple[str, ...], forms: int,
     drift: bool, **options: Any,
@@ -334,7 +224,7 @@ def _pitfall(trial: Trial, measure: Any, kind: str, cases: Any, method: str, way
 @click.option("--data", metavar="FILE", required=True, help="Facts with their old answers.")
 @_many(200)
 @_methods
-@_shared
+@shared
 def erasure(data: str, limit: int, methods: tuple[str, ...], **options: Any) -> None:
     """Erase every fact of a data set: is the old answer gone, is a refusal given, is all else as it was?
 
@@ -358,7 +248,7 @@ def erasure(data: str, limit: int, methods: tuple[str, ...], **options: Any) -> 
 @eval_.command()
 @_many(24)
 @_methods
-@_shared
+@shared
 def opinions(limit: int, methods: tuple[str, ...], **options: Any) -> None:
     """Opinions as edits ("About X, answer positively."): the feeling of answers, told by a list of words.
 
@@ -404,7 +294,7 @@ def as_suite(ctx: click.Context, given: dict[str, Any]) -> None:
     }
     if given["limit"]:
         own["limit"] = given["limit"]
-    methods = _names(ctx, ctx.command.params[0], given["method"]) or ("ice",)
+    methods = names(ctx, ctx.command.params[0], given["method"]) or ("ice",)
     own["methods"] = methods
     if name in ("pitfalls", "erasure") and folder is None:
         raise DataError("a suite needs the folder of the data sets: name it by --folder, or set MEMEDIT_DATA")
