@@ -145,6 +145,8 @@ def test_routed_and_merged_reach_the_states_that_are_compared(folder, lm, classi
         base, cases, "ice", tmp_path / "m", opening={"encoder": classifier}, drift=lambda lm: len(lm.memory)
     )
     assert [set(one.p) for one in found] == [{"base", "first", "both", "second"}] * 2
+    assert all(one.id in ids for one in found for ids in one.fired)
+    assert pitfalls.answers(found)[0]["right"] is True
     assert drift == 2  # each second edit has taken the first one's place
     for one in found:
         assert one.p["first"] != one.p["base"]

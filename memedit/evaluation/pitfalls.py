@@ -59,25 +59,32 @@ def probabilities(model: Answering, cases: Sequence[Pitfall], batch_size: int = 
 
 def said(model: Any, cases: Sequence[Pitfall], batch_size: int = 32) -> list[list[tuple[str, str]]]:
     """For each case (prompt, greedy answer), to what its second edit answers; of a reverse also to what follows from it."""
-    asks = [
-        [*case.asked.prompts, *(case.probes["new"].prompts if case.kind == "reverse" else ())]
-        for case in cases
-    ]
+    asks = _asks(cases)
     flat = [prompt for own in asks for prompt in own]
     texts = iter(model.generate(flat, batch_size=batch_size, **OPTIONS) if flat else ())
     return [[(prompt, next(texts)) for prompt in own] for own in asks]
 
 
+def _asks(cases: Sequence[Pitfall]) -> list[list[str]]:
+    return [
+        [*case.asked.prompts, *(case.probes["new"].prompts if case.kind == "reverse" else ())]
+        for case in cases
+    ]
+
+
 @dataclass
 class Found:
     """What was found of one case: probabilities by state ("base", "first", "both", "second"), answers after both edits and
-    the base's, or why there is nothing.
+    the base's, or why there is nothing. fired: of a routed memory,
+    ids of the edits used for each answer; id: the second edit's.
     """
 
     case: Pitfall
     p: dict[str, dict[str, float]] = field(default_factory=dict)
     said: list[tuple[str, str]] = field(default_factory=list)
     base: list[tuple[str, str]] = field(default_factory=list)
+    fired: list[list[int]] | None = None
+    id: int = -1
     error: str | None = None
 
 
@@ -117,12 +124,16 @@ def routed(
                 base, memory=memory, method=method, settings=settings, false_fire_rate=false_fire_rate
             )
             for state in states:
-                memory.add([case.first if state == "first" else case.second for case in cases])
+                ids = memory.add([case.first if state == "first" else case.second for case in cases]).ids
                 for one, p in zip(found, probabilities(model, cases, batch_size), strict=True):
                     one.p[state] = p
                 if state == "both":
                     for one, texts in zip(found, said(model, cases, batch_size), strict=True):
                         one.said = texts
+                    asks = _asks(cases)
+                    routes = iter(model.route([prompt for own in asks for prompt in own]))
+                    for one, id, own in zip(found, ids, asks, strict=True):
+                        one.id, one.fired = id, [[c.id for c in next(routes).edits] for _ in own]
                     measured = drift(model) if drift else None
     return found, measured
 
@@ -230,6 +241,10 @@ def _of_answers(found: Sequence[Found]) -> dict[str, Values]:
         if case.kind in ("coverage", *ROUNDS):  # else the two edits answer different questions
             put("older edit given", one, slice(many), case.first.target or "")
         put("reversed fact known", one, slice(many, None), case.probes["new"].target)
+        for name, part in (("right edit fired", slice(1)), ("right edit fired, other forms", slice(1, many))):
+            if one.fired and one.fired[part]:
+                share = sum(one.id in ids for ids in one.fired[part]) / len(one.fired[part])
+                out.setdefault(name, []).append((share, None))
     return out
 
 
@@ -296,7 +311,9 @@ def answers(found: Sequence[Found]) -> list[dict[str, Any]]:
             kind = "reversal" if turned else "paraphrase" if n else "edit"
             row = {
                 "case": one.case.case, "kind": kind, "label": one.case.kind, "prompt": prompt, "answers": [target],
-                "old": None if turned else one.case.first.target, "base": base, "text": text, "fired": None, "right": None,
+                "old": None if turned else one.case.first.target, "base": base, "text": text,
+                "fired": one.fired[n] if one.fired else None,
+                "right": one.id in one.fired[n] if one.fired and not turned else None,
                 "route": None, "success": starts_with(text, [target]), "unchanged": None, "forced": None,
             }  # fmt: skip
             out.append({**row, "probabilities": one.p} if n == 0 else row)
