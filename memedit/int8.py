@@ -1,4 +1,4 @@
-"""Linear layers in 8-bit integers: two to three times as fast as float32 on a CPU that multiplies bytes, and a little less exact.
+"""Linear layers in 8-bit integers: on some CPUs two to three times as fast as in float32, and a little less exact.
 
 On a CPU a short text costs what it costs to fetch the weights from memory; bytes are a quarter of that. Each row of a weight
 and each row of what it multiplies has its own scale (absmax quantisation, as in LLM.int8(), Dettmers et al., arXiv 2208.07339,
