@@ -84,7 +84,7 @@ def _show(found: Comparison) -> None:
         console().print(
             f"{counted(len(changed) - _MOST, 'more score')} changed; --output or --json gives them all."
         )
-    for block in blocks(found)[:4]:
+    for block in blocks(found)[1:5]:
         if isinstance(block, Text):
             console().print(block.text, markup=False)
         elif isinstance(block, Items):

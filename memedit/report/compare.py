@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from memedit.errors import DataError
 from memedit.report.blocks import Block, Cell, Heading, Items, Table, Text
 from memedit.report.content import model_name
 from memedit.report.folder import check_folder, write_files
-from memedit.report.goals import expected
+from memedit.report.goals import expected, said
 from memedit.report.picking import interval, is_share, lower_is_better, shown
 from memedit.report.reading import Answer, Run, RunFile, Score, read_run, verdict
 
 _DRIFT = ("perplexity", "accuracy", "kl")
+_APART = "apart: the 95 % intervals of the two don't overlap."
 _MOST = 200  # rows that a page shows; the JSON holds all
 Pair = tuple[Run, Run]
 
@@ -94,6 +95,8 @@ def compare(first: Mapping[str, Any] | Path, second: Mapping[str, Any] | Path) -
         DataError: one is no run file, or they have no score in common.
     """
     a, b = read_run(first), read_run(second)
+    if a.name == b.name and not isinstance(first, Mapping) and not isinstance(second, Mapping):
+        a, b = replace(a, name=str(first)), replace(b, name=str(second))
     pairs = list(_pairs(a.runs, b.runs))
     points = [point for pair in pairs for point in _points(*pair)]
     if not points:
@@ -193,9 +196,8 @@ def _flips(a: Run, b: Run) -> tuple[list[Flip], int, int]:
         judged += 1
         if before != after:
             kind, label, case, prompt, _ = key
-            said, says = (str(answer.get("text") or "") for answer in (one, other))
             where = (a.data, a.method, a.way, a.mode, a.when)
-            out.append(Flip(*where, case, kind, label, prompt, expected(one), said, says, before))
+            out.append(Flip(*where, case, kind, label, prompt, expected(one), said(one), said(other), before))
     return out, judged, len(a.answers) + len(b.answers) - 2 * met
 
 
@@ -239,6 +241,7 @@ def blocks(found: Comparison) -> list[Block]:
         f"{len(found.flips) - down:,} from miss to pass."
     )
     out: list[Block] = [Heading(f"{found.a} against {found.b}", 1), Text(lead, "lead")]
+    out.append(Text(f"A is {found.a}, B is {found.b}; change: B less A. {_APART}", "quiet"))
     if found.differs:
         out += [Text("The two also differ in:"), Items(found.differs)]
     out += [Heading("Scores, what got worse first"), *_most(_point_table(found), "scores")]

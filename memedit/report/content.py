@@ -31,6 +31,7 @@ from memedit.report.reading import Run, RunFile, number
 
 _ACROSS = 10  # columns of a table besides the method: more can't be read or printed
 _MOST_FAILURES = 20
+_METHODS_ACROSS = 6
 _BY_KIND = ("success", "unchanged", "kl")
 
 
@@ -53,7 +54,7 @@ def blocks(file: RunFile, figures: Sequence[str]) -> list[Block]:
 
 
 CAPTIONS = {
-    "scores": "Edit success, portability and locality of each method with its 95 % interval. Black bar: the unedited "
+    "scores": "Edit success, portability and locality of each method with its 95 % interval. Upright bar: the unedited "
     "base. Hollow diamond: the most flattering number for the same thing.",
     "sizes": "Scores against the number of edits in memory. Solid: scored after all edits; dashed: right after each.",
     "drift": "What became of other text and other questions. Dotted: the unedited base.",
@@ -125,7 +126,7 @@ def _main_tables(file: RunFile) -> list[Block]:
     out.append(Text(_READING, "quiet"))
     if any(of_paper for _, columns in groups for _, of_paper in columns):
         out.append(
-            Text(f"Columns `paper`: {published.SOURCE}, {published.MODEL}. Read them with care:", "quiet")
+            Text(f"Columns named paper: {published.SOURCE}, {published.MODEL}. Read them with care:", "quiet")
         )
         out.append(Items([*published.CAVEATS, published.LATER, published.NOT_THERE], "quiet"))
     return out
@@ -239,28 +240,39 @@ _HOW = {
 
 
 def _by_kind(file: RunFile) -> list[Block]:
-    """For each data set the main score of every kind and label of query, methods side by side."""
+    """For each data set the main score of every kind and label of query, methods side by side; the others folded."""
     runs = truest(file.runs)
     out: list[Block] = []
     for name in data_sets(runs):
         here = [run for run in runs if run.data == name and run.method != "none"]
-        found = {
-            (s.kind, s.label, s.score) for run in here for s in run.scores if s.score in _BY_KIND and s.kind
-        }
-        kinds = list(dict.fromkeys(s.kind for run in here for s in run.scores))
-        lines = sorted(found, key=lambda line: (kinds.index(line[0]), line[2], line[1]))
-        for part in (here[i : i + 6] for i in range(0, len(here), 6)):
-            rows: list[list[Cell | str]] = []
-            for kind, text, score in lines:
-                cells = [run.find(kind, score, text) for run in part]
-                floor = next((s.floor for s in cells if s and s.floor is not None), None)
-                asked = max((s.n for s in cells if s), default=0)
-                shares = (Cell(shown(score, s.value), (interval(s),)) if s else "" for s in cells)
-                name_of = f"{kind}: {text}" if text else kind
-                rows.append([name_of, score, f"{asked:,}", shown(score, floor), *shares])
-            head = ["kind", "score", "n", "floor", *(label(run, here) for run in part)]
-            out += [Heading(name, 3), Table(head, rows, left=2)] if rows else []
+        found = list(dict.fromkeys((s.kind, s.label, s.score) for run in here for s in run.scores))
+        kinds = list(dict.fromkeys(kind for kind, _, _ in found))
+        known = {kind for kind, _, score in found if score in _BY_KIND}
+        main = [line for line in found if line[2] in _BY_KIND or line[0] not in known]
+        rest = [line for line in found if line not in main]
+        out += [Heading(name, 3)] if found else []
+        for lines, title in ((main, ""), (rest, f"All other scores of {name}")):
+            # kind by kind, all labels together first, else as in the file
+            ordered = sorted(lines, key=lambda line: (kinds.index(line[0]), line[2], line[1] != ""))
+            for at in range(0, len(here), _METHODS_ACROSS) if lines else ():
+                part = here[at : at + _METHODS_ACROSS]
+                out.append(_kind_table(part, [label(run, here) for run in part], ordered, title))
     return out
+
+
+def _kind_table(
+    runs: Sequence[Run], names: Sequence[str], lines: Sequence[tuple[str, str, str]], title: str
+) -> Table:
+    """A row for each (kind, label, score), a column for each run; folded where it has a title."""
+    rows: list[list[Cell | str]] = []
+    for kind, text, score in lines:
+        cells = [run.find(kind, score, text) for run in runs]
+        floor = next((s.floor for s in cells if s and s.floor is not None), None)
+        asked = max((s.n for s in cells if s), default=0)
+        shares = (Cell(shown(score, s.value), tuple(filter(None, [interval(s)]))) if s else "" for s in cells)
+        name = f"{kind}: {text}" if text else kind
+        rows.append([name, score, f"{asked:,}", shown(score, floor), *shares])
+    return Table(["kind", "score", "n", "floor", *names], rows, left=2, folded=bool(title), title=title)
 
 
 def _drift(file: RunFile) -> list[Block]:

@@ -37,11 +37,17 @@ def _examples(found: Sequence[tuple[Run, Answer]]) -> Table:
     rows: list[list[Cell | str]] = [
         [
             Cell(str(a.get("prompt", "")), (f"{run.data}, {label(run, [run])}, {a.get('kind', '')}",)),
-            expected(a), str(a.get("base") or ""), str(a.get("text") or ""), why(a),
+            expected(a), str(a.get("base") or ""), said(a), why(a),
         ]
         for run, a in found
     ]  # fmt: skip
     return Table(["query", "expected", "base's answer", "edited answer", "route"], rows, left=5)
+
+
+def said(answer: Answer) -> str:
+    """The edited answer, or why there is none."""
+    error = answer.get("error")
+    return f"(failed: {error})" if error else str(answer.get("text") or "")
 
 
 def expected(answer: Answer) -> str:

@@ -104,6 +104,12 @@ def reference(method: str) -> bool:
     return method == "none" or method.partition(":")[0] == "oracle"
 
 
+def oracle_of(method: str) -> str | None:
+    """The method by which an oracle answers, ice where it names none; None of what is no oracle."""
+    head, _, name = method.partition(":")
+    return (name or "ice") if head == "oracle" else None
+
+
 def _hardness(run: Run) -> tuple[bool, int, int]:
     mode = run.mode.partition(":")[0]
     return run.when != "after-each", _MODES.index(mode) if mode in _MODES else len(_MODES), run.edits
@@ -155,6 +161,6 @@ def flattering(run: Run, runs: Sequence[Run], what: Column) -> list[Flattery]:
             out.append(Flattery(true, "right after each edit", score))
         elif other.key == run.key and other.mode == "single":
             out.append(Flattery(true, "each edit alone", score))
-        elif other.method == f"oracle:{run.method}" and other.edits == run.edits:
+        elif oracle_of(other.method) == run.method and other.edits == run.edits:
             out.append(Flattery(true, "handed its own edit", score))
     return out

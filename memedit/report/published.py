@@ -15,7 +15,7 @@ MODEL = "Llama-2-7b-chat"
 CAVEATS = (
     "another model (7 billion parameters), so neither side's numbers predict the other's",
     "edit success and portability are teacher-forced: the gold answer is fed in, and the share of its tokens that are "
-    "the arg-max counts; compare them with the line `forced`, not with free generation",
+    "the arg-max counts; compare them with the line forced, not with free generation",
     "each edit is alone in the model and scored right after it was made",
     "locality is the share of tokens unchanged at the answer's positions, not of whole answers",
     "ICE is handed each query's own edit, and SERAC's scope classifier saw the gold answer",

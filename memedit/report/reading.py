@@ -129,9 +129,8 @@ def read_run(source: Mapping[str, Any] | Path | str) -> RunFile:
     except RecursionError:
         raise DataError(f"{path} is nested too deep for a run file of `memedit eval`") from None
     except json.JSONDecodeError as error:
-        cut = (
-            text.lstrip()[:1] == "{" and error.pos >= len(text.rstrip()) - 1
-        ) or "Unterminated" in error.msg
+        whole = text.rstrip()
+        cut = whole[:1] == "{" and (error.pos > len(whole) - 12 or "Unterminated" in error.msg)
         if cut:
             raise DataError(
                 f"{path} ends in the middle: it is half-written; run the same `memedit eval` again to finish it"
