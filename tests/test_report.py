@@ -294,3 +294,21 @@ def test_numbers_that_are_none_leave_a_cell_empty():
     one["scores"][0]["value"] = float("nan")
     text = markdown(content.blocks(read_run({"format": 1, "runs": [one]}), []))
     assert "nan" not in text.lower()
+
+
+@pytest.mark.parametrize("junk", [None, "x", 0.5, [], {}, True])
+@pytest.mark.parametrize(
+    "key", ["answers", "old", "base", "text", "fired", "right", "route", "success", "unchanged", "forced"]
+)
+def test_an_answer_with_a_field_of_another_kind_still_shows(key, junk):
+    one = run("zsre", "ice", size=1)
+    one["answers"][0][key] = junk
+    file = read_run(
+        {
+            "format": 1,
+            "runs": [one],
+            "goals": [{"what": "w", "met": False, "examples": [0, 9999, "x", [0, 0]]}],
+        }
+    )
+    assert one["answers"][0]["prompt"] in markdown(content.blocks(file, []))
+    assert pages.page(content.blocks(file, []), {}, file.runs).endswith("</html>\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 from memedit.report.blocks import Block, Cell, Heading, Table, Text
 from memedit.report.picking import label, plain
-from memedit.report.reading import Answer, Run, RunFile, number
+from memedit.report.reading import Answer, Run, RunFile, listed, number
 
 
 def goals(file: RunFile) -> list[Block]:
@@ -25,7 +25,7 @@ def goals(file: RunFile) -> list[Block]:
         if goal.get("met") is True:
             continue
         out.append(Heading(f"Why missed: {goal.get('what', '')}", 3))
-        found = [pair for place in list(goal.get("examples") or [])[:3] if (pair := file.answer(place))]
+        found = [pair for place in listed(goal.get("examples"))[:3] if (pair := file.answer(place))]
         if found:
             out.append(_examples(found))
         else:
@@ -54,7 +54,7 @@ def expected(answer: Answer) -> str:
     """What the answer should have been, in words."""
     if answer.get("kind") in ("locality", "unrelated"):
         return "as the base"
-    wanted = " | ".join(map(str, answer.get("answers") or []))
+    wanted = " | ".join(map(str, listed(answer.get("answers"))))
     if answer.get("kind") == "old":
         return f"not: {answer.get('old') or wanted}"
     return wanted or ("as the base" if isinstance(answer.get("unchanged"), bool) else "")
@@ -66,7 +66,7 @@ def why(answer: Answer) -> str:
     fired = answer.get("fired")
     if fired is None and not isinstance(route, Mapping):
         return "no router (in the weights)"
-    said = "no edit fired" if not fired else f"edit {', '.join(map(str, fired))} fired"
+    said = f"edit {', '.join(map(str, listed(fired)))} fired" if fired else "no edit fired"
     if fired and answer.get("right") is False:
         said += " (not the right one)"
     if isinstance(route, Mapping):

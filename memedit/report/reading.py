@@ -168,9 +168,9 @@ def _whole(loaded: Any, name: str) -> RunFile:
     return RunFile(
         name=Path(name).name,
         model=_mapping(loaded.get("model")),
-        data=tuple(_mapping(one) for one in _list(loaded.get("data"))),
+        data=tuple(_mapping(one) for one in listed(loaded.get("data"))),
         runs=tuple(runs),
-        goals=tuple(goal for goal in map(_mapping, _list(loaded.get("goals"))) if goal),
+        goals=tuple(goal for goal in map(_mapping, listed(loaded.get("goals"))) if goal),
         about={key: loaded[key] for key in _ABOUT if loaded.get(key) is not None},
     )
 
@@ -185,7 +185,7 @@ def _run(one: Any, where: str, first: int) -> Run:
     missing = [key for key in _NEEDED if key not in one]
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; run `memedit eval --json` again")
-    answers = _list(one["answers"])
+    answers = listed(one["answers"])
     for place, answer in enumerate(answers):
         if not isinstance(answer, Mapping) or not all(
             isinstance(answer.get(k), str) for k in ("kind", "prompt")
@@ -193,7 +193,7 @@ def _run(one: Any, where: str, first: int) -> Run:
             raise DataError(
                 f"{where}, answer {place} has no kind or no prompt; run `memedit eval --json` again"
             )
-    scores = [_score(s, where) for s in _list(one["scores"])]
+    scores = [_score(s, where) for s in listed(one["scores"])]
     return Run(
         **{key: str(one[key]) for key in ("data", "method", "way", "mode")},
         when=str(one.get("when") or "after-all"),
@@ -205,7 +205,7 @@ def _run(one: Any, where: str, first: int) -> Run:
         drift={
             k: v for k, v in ((k, number(v)) for k, v in _mapping(one.get("drift")).items()) if v is not None
         },
-        failed=tuple(_mapping(f) for f in _list(one.get("failed"))),
+        failed=tuple(_mapping(f) for f in listed(one.get("failed"))),
         answers=answers,
         first=first,
     )
@@ -239,5 +239,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A list as it is; of anything else none."""
     return list(value) if isinstance(value, (list, tuple)) else []
