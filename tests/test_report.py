@@ -312,3 +312,11 @@ def test_an_answer_with_a_field_of_another_kind_still_shows(key, junk):
     )
     assert plain_line(one["answers"][0]["prompt"]) in markdown(content.blocks(file, []))
     assert pages.page(content.blocks(file, []), {}, file.runs).endswith("</html>\n")
+
+
+def test_a_paper_column_without_ours_says_what_it_is_and_folded_tables_have_a_title():
+    one = run("zsre", "ice", size=1)
+    one["scores"] = [s for s in one["scores"] if s["kind"] != "portability"]
+    words = markdown(content.blocks(read_run({"format": 1, "runs": [one]}), []))
+    assert "| Edit success | paper | Paraphrases | Portability, paper | Locality | paper |" in words
+    assert "All other scores of zsre:\n\n| kind |" in words

@@ -175,7 +175,13 @@ def _main_table(runs: Sequence[Run], part: Sequence[tuple[str, list[tuple[Column
             for one, of_paper in columns:
                 cells.append(_paper(name, method, one) if of_paper else _ours(by_name.get(name), one))
         rows.append(cells)
-    heads = ["paper" if of_paper else one.title for _, columns in part for one, of_paper in columns]
+    heads = []
+    for _, columns in part:
+        own = {one.name for one, of_paper in columns if not of_paper}
+        heads += [
+            one.title if not of_paper else "paper" if one.name in own else f"{one.title}, paper"
+            for one, of_paper in columns
+        ]
     return Table(["method", *heads], rows, groups=[("", 1), *((name, len(c)) for name, c in part)])
 
 

@@ -93,7 +93,7 @@ def _base_line(ax: Axes, values: Sequence[float], flat: bool) -> None:
         (ax.axhline if flat else ax.axvline)(values[0], color=INK, lw=1.1, ls=":")
 
 
-_PHASES = ("adding", "preparing", "routing", "generating", "scoring")
+_PHASES = ("adding", "preparing", "routing", "generating", "scoring", "base")  # base: the floor's answers
 
 
 def time(figure: Figure, runs: Sequence[Run]) -> bool:
@@ -101,19 +101,27 @@ def time(figure: Figure, runs: Sequence[Run]) -> bool:
     for run in runs:
         for phase, seconds in run.seconds.items():
             if seconds > 0:
-                spent[label(run, runs)][phase] += seconds
+                known = phase if phase in _PHASES else "other"
+                spent[label(run, runs)][known] += seconds
     if not spent:
         return False
     names = sorted(spent, key=lambda name: -sum(spent[name].values()))[:_MOST_BARS]
     phases = [p for p in _PHASES if any(p in spent[name] for name in names)]
-    phases += sorted({p for name in names for p in spent[name]} - set(_PHASES))[:1]
+    phases += ["other"] if any("other" in spent[name] for name in names) else []
     figure.set_size_inches(9, 0.3 * len(names) + 1.3)
     ax = figure.subplots()
     start = [0.0] * len(names)
     for i, phase in enumerate(phases):
         widths = [spent[name].get(phase, 0.0) for name in names]
         ax.barh(
-            range(len(names)), widths, left=start, height=0.62, color=COLOURS[i], alpha=0.9, lw=0, label=phase
+            range(len(names)),
+            widths,
+            left=start,
+            height=0.62,
+            color=(*COLOURS, "#999999")[i],
+            alpha=0.9,
+            lw=0,
+            label=phase,
         )
         start = [a + b for a, b in zip(start, widths, strict=True)]
     for y, total in enumerate(start):

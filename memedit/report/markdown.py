@@ -49,7 +49,8 @@ def _table(table: Table) -> str:
         heads[0] = f"{name}<br>{heads[0]}"
     rule = ["---" if i < table.left else "---:" for i in range(len(heads))]
     lines = [heads, rule, *([_cell(cell) for cell in row] for row in table.rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    whole = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{plain_line(table.title)}:\n\n{whole}" if table.title else whole
 
 
 def _cell(cell: Cell | str) -> str:
