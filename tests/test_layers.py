@@ -21,7 +21,7 @@ LAYERS = [
     {"knowing"},
     {"edited"},
     {"evaluate", "scope_eval", "training", "locate"},
-    {"bench", "demo", "doctor"},
+    {"bench", "demo", "doctor", "report"},
     {"cli", "__main__"},
 ]
 NEVER = [
