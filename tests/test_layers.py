@@ -10,8 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
-    {"errors", "edit", "devices", "spread", "texts"},
-    {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
+    {"batches", "combiner", "devices", "edit", "encoder", "errors", "int8", "layout", "loading", "pairs", "prefix", "spread", "subjects", "texts", "wording"},
     {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},
@@ -20,8 +19,13 @@ LAYERS = [
     {"asked", "explanation"},
     {"knowing"},
     {"edited"},
+<<<<<<< HEAD
     {"evaluation", "scope_eval", "training", "locate", "harness"},
     {"bench", "demo", "doctor"},
+=======
+    {"evaluate", "scope_eval", "training", "locate"},
+    {"bench", "demo", "doctor", "report"},
+>>>>>>> main
     {"cli", "__main__"},
 ]
 NEVER = [

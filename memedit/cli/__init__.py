@@ -17,8 +17,12 @@ bench.py     bench
 train.py     train scope, train base
 demos.py     demos build, show, list, remove
 evalscope.py eval scope
+<<<<<<< HEAD
 harness.py   harness
 trials.py    eval pushback, eval pitfalls, eval erasure, eval opinions
+=======
+report.py    report
+>>>>>>> main
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.merge import merge
 from memedit.cli.prepare import prepare
+from memedit.cli.report import report
 from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
 from memedit.cli.train import train
@@ -50,7 +55,11 @@ for command in (
     ask, chat, route, generate, demo, demos, prepare, merge,
     ask, chat, route, generate, demo, demos, prepare, locate,
     backup, restore, compact,
+<<<<<<< HEAD
     doctor, rebuild, methods, bench, eval_, harness, train,
+=======
+    doctor, rebuild, methods, bench, eval_, report, train,
+>>>>>>> main
 ):  # fmt: skip
     main.add_command(command)
 
