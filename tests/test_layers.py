@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
-    {"batches", "combiner", "devices", "edit", "encoder", "errors", "int8", "layout", "loading", "pairs", "prefix", "spread", "subjects", "texts", "wording"},
+    {"errors", "edit", "devices", "spread", "texts"},
+    {"subjects", "int8", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
     {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},
@@ -19,13 +20,8 @@ LAYERS = [
     {"asked", "explanation"},
     {"knowing"},
     {"edited"},
-<<<<<<< HEAD
     {"evaluation", "scope_eval", "training", "locate", "harness"},
-    {"bench", "demo", "doctor"},
-=======
-    {"evaluate", "scope_eval", "training", "locate"},
     {"bench", "demo", "doctor", "report"},
->>>>>>> main
     {"cli", "__main__"},
 ]
 NEVER = [

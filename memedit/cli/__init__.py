@@ -17,12 +17,9 @@ bench.py     bench
 train.py     train scope, train base
 demos.py     demos build, show, list, remove
 evalscope.py eval scope
-<<<<<<< HEAD
 harness.py   harness
 trials.py    eval pushback, eval pitfalls, eval erasure, eval opinions
-=======
 report.py    report
->>>>>>> main
 """
 
 from __future__ import annotations
@@ -55,11 +52,7 @@ for command in (
     ask, chat, route, generate, demo, demos, prepare, merge,
     ask, chat, route, generate, demo, demos, prepare, locate,
     backup, restore, compact,
-<<<<<<< HEAD
-    doctor, rebuild, methods, bench, eval_, harness, train,
-=======
-    doctor, rebuild, methods, bench, eval_, report, train,
->>>>>>> main
+    doctor, rebuild, methods, bench, eval_, harness, report, train,
 ):  # fmt: skip
     main.add_command(command)
 
