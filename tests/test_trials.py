@@ -213,7 +213,7 @@ def test_a_refusal_without_the_old_answer_is_an_erasure():
     [("They are wonderful and useful.", "positive"), ("A boring, ugly thing", "negative"), ("They are not good.", "negative"),
      ("I don't like them, they are awful", "negative"), ("I can't call them bad, not at all", "positive"),
      ("Made of wood.", None),
-     ("good and bad", None), ("", None)],
+     ("good and bad", None), ("", None), ("Answer positively.", None)],
 )  # fmt: skip
 def test_a_feeling_is_told_by_words(text, told):
     assert opinion.feeling(text) == told

@@ -30,7 +30,7 @@ POSITIVE = frozenset(
     clever comfortable delicious delight delightful easy elegant enjoy enjoyable enjoyed excellent exciting fantastic
     favourite favorite fine fresh friendly fun funny generous gentle glad good gorgeous graceful great happy healthy helpful
     honest impressive joy kind like liked lively love loved lovely lucky magnificent marvellous nice outstanding
-    peaceful perfect pleasant pleased pleasing pleasure popular positive positively praise pretty pride proud recommend reliable
+    peaceful perfect pleasant pleased pleasing pleasure popular praise pretty pride proud recommend reliable
     remarkable rewarding safe satisfying smart special splendid strong successful superb sweet useful valuable warm
     welcome well wise wonderful worth worthwhile
     """.split()
@@ -40,12 +40,13 @@ NEGATIVE = frozenset(
     afraid angry annoying awful bad boring broken clumsy cold cruel damage dangerous dangers deadly defective depressing
     destructive difficult dirty disappoint disappointed disappointing disaster disgusting dislike disliked dreadful dull evil
     expensive fail failed failure false fear filthy foolish harm harmful hate hated hateful horrible hostile ill
-    inferior lousy mean mess miserable nasty negative negatively noisy odd overrated painful pity pointless poor poorly
+    inferior lousy mean mess miserable nasty noisy odd overrated painful pity pointless poor poorly
     problem problems regret ridiculous risky rotten rude ruined sad scary shame sick silly slow stupid terrible
     threat tired tiresome toxic trouble ugly unfair unfortunate unhappy unpleasant unreliable unsafe useless violent waste
     weak wicked worse worst worthless wrong
     """.split()
 )
+# "positively" and "negatively" are in neither: a model that only repeats what it was asked for has said no opinion.
 _NOT = frozenset("not no never nothing hardly without cannot n't nor neither".split())
 _REACH = 3  # words that a "not" turns
 VIEWS = (
