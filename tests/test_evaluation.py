@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from conftest import tiny_model, tiny_tokenizer
 
-from memedit.cli import main
 from memedit.data import Case, Query
 from memedit.edit import Edit
 from memedit.errors import DataError, MemeditError
@@ -69,7 +61,9 @@ def test_modes_say_what_is_in_memory_and_when_it_is_asked():
         list(steps("batch:0", 3))
 
 
-@pytest.mark.parametrize(("mode", "held"), [("all", [3]), ("single", [1]), ("batch:2", [2]), ("sequential", [3, 3])])
+@pytest.mark.parametrize(
+    ("mode", "held"), [("all", [3]), ("single", [1]), ("batch:2", [2]), ("sequential", [3, 3])]
+)
 def test_each_mode_routes_every_question_and_leaves_what_is_out_of_scope(lm, data, mode, held):
     runs = evaluate(lm("llama"), [Job(data, "ice", mode=mode)], general=["how long do eggs take to boil"])
     assert [run["edits_in_memory"] for run in runs] == held
@@ -141,7 +135,10 @@ def test_a_method_that_fails_on_one_case_is_counted_and_named_and_the_run_goes_o
     assert run["failed"] == [{"case": "1", "error": "ArithmeticError: singular matrix"}]
     assert len(run["answers"]) == 9
     wrong = [a for a in run["answers"] if a.get("error")]
-    assert [(a["kind"], a["text"], a["success"]) for a in wrong] == [("edit", "", False), ("paraphrase", "", False)]
+    assert [(a["kind"], a["text"], a["success"]) for a in wrong] == [
+        ("edit", "", False),
+        ("paraphrase", "", False),
+    ]
     assert scores(run)["edit", "success"]["n"] == 3
 
 
@@ -162,7 +159,9 @@ def test_a_merge_that_fails_is_named_with_its_case(lm, data, monkeypatch):
 
 
 def test_a_later_edit_of_the_same_case_is_the_one_that_should_fire(lm):
-    first, second = (Edit(prompt="Ann Ode was born in", target=t, subject="Ann Ode") for t in ("Oslo", "Lima"))
+    first, second = (
+        Edit(prompt="Ann Ode was born in", target=t, subject="Ann Ode") for t in ("Oslo", "Lima")
+    )
     asked = tuple(Query("edit", "Ann Ode was born in", ("Lima",), of=n) for n in (0, 1))
     cases = (Case("c", first, asked, (second,)),)
     (run,) = evaluate(lm("llama"), [Job(DataSet("twice", "", "", "", "all", cases, 0), "ice")])
@@ -174,7 +173,16 @@ def test_a_later_edit_of_the_same_case_is_the_one_that_should_fire(lm):
 
 
 def said(kind: str, text: str, answers=("Oslo",), **more) -> Answer:
-    given = {"case": "1", "label": "", "prompt": "?", "old": None, "base": "Rome", "fired": (), "right": None, **more}
+    given = {
+        "case": "1",
+        "label": "",
+        "prompt": "?",
+        "old": None,
+        "base": "Rome",
+        "fired": (),
+        "right": None,
+        **more,
+    }
     out = Answer(kind=kind, text=text, answers=answers, **given)
     out.success = text.startswith(answers[0]) if answers and kind not in ("locality", "old") else None
     return out
@@ -188,10 +196,16 @@ def test_probability_shift_is_per_token_and_only_where_both_answers_are_known():
         said("edit", "Oslo", forced={**forced, "old": None}),
         said("paraphrase", "Oslo", forced=forced, old="Rome"),
         said("locality", "Rome", ("Rome",), forced=forced, old="Rome"),
-        said("locality", "x", ("Bern",), forced=forced, old="Rome"),  # not a neighbour that shares the old answer
+        said(
+            "locality", "x", ("Bern",), forced=forced, old="Rome"
+        ),  # not a neighbour that shares the old answer
     ]
     found = {(s["kind"], s["score"]): s for s in summarise(answers)}
-    assert (found["edit", "efficacy"]["value"], found["edit", "efficacy"]["floor"], found["edit", "efficacy"]["n"]) == (1, 0, 1)
+    assert (
+        found["edit", "efficacy"]["value"],
+        found["edit", "efficacy"]["floor"],
+        found["edit", "efficacy"]["n"],
+    ) == (1, 0, 1)
     assert found["edit", "efficacy magnitude"]["value"] == pytest.approx(2.718281828**-0.5 - 2.718281828**-2)
     assert found["locality", "neighbourhood score"]["n"] == 1
     assert found["locality", "neighbourhood score"]["value"] == 0
