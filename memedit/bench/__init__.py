@@ -1,7 +1,7 @@
 """The claims of speed, and of what stands, measured: `memedit bench`.
 
-memory.py (import, add, route, open), generate.py, chat.py, evaluation.py, methods.py, drift.py, gpu.py; measured.py is what they share.
-Medians; ratios are taken inside one run, turn by turn.
+memory.py (import, add, route, open), generate.py, chat.py, evaluation.py, methods.py, drift.py, gpu.py;
+measured.py is what they share. Medians; ratios are taken inside one run, turn by turn.
 """
 
 from __future__ import annotations

@@ -111,7 +111,9 @@ def eval_(ctx: click.Context, **given: Any) -> None:
         raise click.UsageError("--suite names its own data: leave --data out, or --suite.", ctx)
     check_output(given["json_file"])
     ways = tuple(way for way in ("routed", "merged") if given[way]) or ("routed",)
-    if given["memory"] and (ways != ("routed",) or given["mode"] != "all" or len(given["data"]) != 1):
+    if given["memory"] and "merged" in ways:
+        raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
+    if given["memory"] and (given["suite"] or given["mode"] != "all" or len(given["data"]) != 1):
         raise click.UsageError(
             "--memory keeps one data set's memory, routed, in --mode all: leave it out", ctx
         )
