@@ -7,16 +7,18 @@ per short query as the six layers do. `Named` is any other model, through senten
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from memedit.errors import ModelError
+from memedit.int8 import Rounded, worthwhile
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +74,7 @@ class MiniLM:
             raise ModelError(f"the encoder in {folder} can't be read: {error}") from error
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS, direction="left")  # what is asked stands at the end
-        self.weights = {
+        self.weights: dict[str, Any] = {
             key: value.to(self.device, dtype if value.is_floating_point() else value.dtype)
             for key, value in weights.items()
         }
@@ -99,6 +101,14 @@ class MiniLM:
                 parts = [self.weights.pop(f"{at}{part}.{kind}") for part in ("query", "key", "value")]
                 self.weights[f"{at}all.{kind}"] = torch.cat(parts)
 
+    def quick(self) -> MiniLM | None:
+        """The same with layers in 8-bit integers; None where that gains nothing: on a GPU, in bfloat16, on an older CPU."""
+        if self.device.type != "cpu" or self.precision != "float32" or not worthwhile():
+            return None
+        twin = copy.copy(self)
+        twin.weights, twin.keep = rounded(self.weights), None
+        return twin
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (n, dim), float32."""
         return self.embed(texts).cpu().numpy()
@@ -110,7 +120,10 @@ class MiniLM:
         """
         import torch
 
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        encode = self.tokenizer.encode
+        few = len(texts) <= SMALL  # here too, waking threads costs more than the work
+        read = map(encode, texts) if few else self.tokenizer.encode_batch(list(texts))
+        ids = [encoding.ids for encoding in read]
         if not ids:
             return torch.zeros((0, self.dim), device=self.device)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -176,9 +189,19 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.T
     return ids, torch.arange(longest, device=device) < sizes[:, None]
 
 
+def rounded(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights of `bert_layer`, the layers' matrices in 8-bit integers; all else is shared."""
+    return {
+        name: Rounded.of(value, weights[name.replace(".weight", ".bias")])
+        if "layer." in name and value.dim() == 2
+        else value
+        for name, value in weights.items()
+    }
+
+
 def bert_layer(
     x: torch.Tensor,
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, Any],
     at: str,
     heads: int,
     eps: float,
@@ -189,8 +212,8 @@ def bert_layer(
 
     Args:
         x: (batch, length, dim). weights: by Hugging Face's names after the prefix `at`, but "attention.self.all" for
-            the joined projections. real: (batch, length), False at padding. first: only the first token's output is
-            wanted, (batch, 1, dim), which costs a quarter.
+            the joined projections; matrices may be `Rounded`. real: (batch, length), False at padding. first: only the
+            first token's output is wanted, (batch, 1, dim), which costs a quarter.
     """
     from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
@@ -198,17 +221,13 @@ def bert_layer(
         return layer_norm(x, x.shape[-1:], weights[f"{at}{name}.weight"], weights[f"{at}{name}.bias"], eps)
 
     def dense(x: torch.Tensor, name: str) -> torch.Tensor:
-        return linear(x, weights[f"{at}{name}.weight"], weights[f"{at}{name}.bias"])
+        weight = weights[f"{at}{name}.weight"]
+        return weight(x) if isinstance(weight, Rounded) else linear(x, weight, weights[f"{at}{name}.bias"])
 
     # (batch, heads, length, width of a head), three times
+    q, k, v = dense(x, "attention.self.all").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     if first:
-        weight, bias = weights[f"{at}attention.self.all.weight"], weights[f"{at}attention.self.all.bias"]
-        width = x.shape[-1]
-        k, v = linear(x, weight[width:], bias[width:]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x[:, :1]
-        q = linear(x, weight[:width], bias[:width]).unflatten(-1, (heads, -1)).transpose(1, 2)
-    else:
-        q, k, v = dense(x, "attention.self.all").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        q, x = q[:, :, :1], x[:, :1]
     mixed = scaled_dot_product_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
     mixed = dense(mixed.transpose(1, 2).flatten(2), "attention.output.dense")
     x = norm(x + mixed, "attention.output.LayerNorm")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from memedit.edit import Edit
-from memedit.encoder import MiniLM, bert_layer, padded
+from memedit.encoder import MiniLM, bert_layer, padded, rounded
 from memedit.subjects import find
 
 if TYPE_CHECKING:
@@ -60,12 +60,20 @@ class PairModel:
     def __init__(self, encoder: MiniLM, weights: Mapping[str, torch.Tensor], lower: int) -> None:
         self.encoder, self.lower = encoder, lower
         dtype = encoder.weights["embeddings.LayerNorm.weight"].dtype
-        self.weights = {name: value.to(encoder.device, dtype) for name, value in weights.items()}
+        self.weights: dict[str, Any] = {
+            name: value.to(encoder.device, dtype) for name, value in weights.items()
+        }
         self.layers = len({name.split(".")[1] for name in weights if name.startswith("layer.")})
         self._states: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
         encoder.kept_layer, encoder.keep = lower, self._remember
+
+    def quick(self, encoder: MiniLM) -> PairModel:
+        """The same with layers in 8-bit integers, on an encoder's that are so too (`MiniLM.quick`)."""
+        twin = PairModel(encoder, self.weights, self.lower)
+        twin.weights = rounded(self.weights)
+        return twin
 
     def logits(self, pairs: Sequence[tuple[Side, Side]]) -> torch.Tensor:
         """(pairs, 3), one column for each of CLASSES, where the encoder works."""
@@ -125,7 +133,7 @@ def shared_states(encoder: MiniLM, rows: Sequence[Sequence[int]], lower: int) ->
 def joint(
     pairs: Sequence[tuple[Side, Side]],
     states: Mapping[tuple[int, ...], torch.Tensor],
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, Any],
     layers: int,
     heads: int,
     eps: float,

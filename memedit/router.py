@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 MAX_EDITS = (
     4  # fired edits of one query: a demonstrated context stays short, and more is a sign of a loose threshold
 )
+
+# Where the classifier has a quick twin in 8-bit integers, a query is judged again in full precision if any candidate is
+# nearer to the threshold than this, in log-odds. `memedit bench route` counts the verdicts that differ all the same.
+CLOSE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +104,15 @@ class Router:
     """Asks the memory for near edits, then the classifier which of them concern the query.
 
     It reads the query and nothing else. A batch costs one encode, one search, and one encode of
-    masked queries for all near candidates together.
+    masked queries for all near candidates together; where the classifier is `quick`, all that in 8-bit integers, and
+    once more in full for the few queries that come close to the threshold.
 
     Args:
         memory: the edits. classifier: the one whose vectors the memory holds; None takes the memory's.
         false_fire_rate: share of general queries that may fire; None takes the classifier's default.
         method: overrides the edits' own and the memory's default method.
         k: nearest edits that are judged; those whose subject the query names are judged too.
+        exact: never judge in 8-bit integers: slower on a CPU, with probabilities that are the same in any batch.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class Router:
         false_fire_rate: float | None = None,
         method: str | None = None,
         k: int = 8,
+        exact: bool = False,
     ) -> None:
         if method is not None:
             method_info(method)
@@ -124,6 +132,7 @@ class Router:
         self.false_fire_rate = false_fire_rate
         self.method = method
         self.k = k
+        self.exact = exact
 
     @property
     def classifier(self) -> ScopeClassifier:
@@ -153,7 +162,19 @@ class Router:
         size = len(self.memory)
         if not queries or not size:
             return [Route(query, (), (), 1.0, None) for query in queries]
-        classifier = self.classifier
+        quick = None if self.exact else getattr(self.classifier, "quick", None)
+        if quick is None:
+            return self._routes(self.classifier, queries, size, at)
+        routes = self._routes(quick, queries, size, at)
+        close = [i for i, route in enumerate(routes) if _is_close(route)]
+        again = self._routes(self.classifier, [queries[i] for i in close], size, at) if close else []
+        for i, route in zip(close, again, strict=True):
+            routes[i] = route
+        return routes
+
+    def _routes(
+        self, classifier: ScopeClassifier, queries: Sequence[str], size: int, at: str | datetime | None
+    ) -> list[Route]:
         vectors = classifier.embed(queries)  # on a GPU, they and the edits' stay there until the verdict
         near, stored = self.memory.near_with_vectors(queries, vectors, k=self.k, at=at)
         verdicts = classifier.judge(queries, vectors, [[n.record.edit for n in row] for row in near], stored)
@@ -250,6 +271,17 @@ def _in_the_light(way: Sequence[Step], judged: Mapping[str, Route]) -> Route:
         before = best
     assert before is not None
     return before
+
+
+def _is_close(route: Route) -> bool:
+    """Whether any candidate's probability is so near to the threshold that rounding might have decided."""
+    at = _log_odds(route.threshold)
+    return any(abs(_log_odds(c.probability) - at) < CLOSE for c in route.nearest)
+
+
+def _log_odds(probability: float) -> float:
+    p = min(max(probability, 1e-9), 1 - 1e-9)
+    return math.log(p / (1 - p))
 
 
 _KEPT = "in the light of an earlier turn, which this one takes up"

@@ -10,6 +10,7 @@ its card is pretrained/scope/README.md.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -158,6 +159,21 @@ class ScopeClassifier:
             encoder if isinstance(encoder, MiniLM) and encoder.digest == self._digest() else self._minilm()
         )
         return PairModel(shared, weights, self.settings["pair"]["lower"])
+
+    @cached_property
+    def quick(self) -> ScopeClassifier | None:
+        """The same by 8-bit integers: two to three times as fast, and a little less exact; None where it would gain nothing.
+
+        Its probabilities serve where they are far from a threshold (see `Router`). Vectors to store are encoded by this one.
+        """
+        own = getattr(self.encoder, "encoder", self.encoder)
+        encoder = own.quick() if isinstance(own, MiniLM) else None
+        if encoder is None:
+            return None
+        twin = copy.copy(self)
+        twin.encoder, twin.pairs, twin.marker = encoder, self.pairs.quick(encoder), self.marker
+        twin.quick = None
+        return twin
 
     @cached_property
     def marker(self) -> Marker:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread"},
-    {"subjects", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
+    {"subjects", "int8", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
     {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"knowing"},
     {"edited"},
     {"evaluation", "scope_eval", "training", "locate"},
-    {"bench", "demo", "doctor"},
+    {"bench", "demo", "doctor", "report"},
     {"cli", "__main__"},
 ]
 NEVER = [

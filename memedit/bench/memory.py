@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from memedit.bench.measured import Entry, entry, invented_edits, seconds
+from memedit.router import Router
 
 
 def import_(model: str, device: str | None, dtype: str | None) -> list[Entry]:
@@ -65,7 +66,6 @@ def add(model: str, device: str | None, dtype: str | None) -> list[Entry]:
 
 def route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     from memedit.memory import EditMemory
-    from memedit.router import Router
 
     edits = list(invented_edits(10_000))
     outside = [
@@ -83,6 +83,7 @@ def route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
             times[name] = 1000 * statistics.median(seconds(lambda q=q: router.route([q])) for q in queries)  # type: ignore[misc]
         some = [f"{text} {i}" for i in range(6) for text in (*outside[:40], *inside[:10])]
         spent = seconds(lambda: router.route(some))
+        same = 100 * _equal_verdicts(router, [*outside, *inside, *some])
     return [
         *(
             entry(f"route, one query {name}, 10 000 edits", times[name], "ms", limit, "median of 50")
@@ -96,7 +97,24 @@ def route(model: str, device: str | None, dtype: str | None) -> list[Entry]:
             f"{len(some)} queries in one call, 10 000 edits",
             at_least=True,
         ),
+        entry(
+            "verdicts as float32 alone would give them",
+            same,
+            "%",
+            99.9,
+            f"{len(outside) + len(inside) + len(some)} queries; 100 where there is no 8-bit path",
+            at_least=True,
+        ),
     ]
+
+
+def _equal_verdicts(router: Router, queries: list[str]) -> float:
+    """Share of queries for which the same edits fire whether or not the 8-bit path is taken."""
+    exact = Router(router.memory, exact=True).route(queries)
+    return statistics.mean(
+        [c.id for c in a.edits] == [c.id for c in b.edits]
+        for a, b in zip(router.route(queries), exact, strict=True)
+    )
 
 
 def open_(model: str, device: str | None, dtype: str | None) -> list[Entry]:

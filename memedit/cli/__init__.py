@@ -17,6 +17,7 @@ bench.py     bench
 train.py     train scope, train base
 demos.py     demos build, show, list, remove
 evalscope.py eval scope
+report.py    report
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from memedit.cli.locate import locate
 from memedit.cli.look import history, list_, search, show, stats
 from memedit.cli.merge import merge
 from memedit.cli.prepare import prepare
+from memedit.cli.report import report
 from memedit.cli.resolve import conflicts
 from memedit.cli.takeback import forget, log, undo
 from memedit.cli.train import train
@@ -46,7 +48,7 @@ for command in (
     ask, chat, route, generate, demo, demos, prepare, merge,
     ask, chat, route, generate, demo, demos, prepare, locate,
     backup, restore, compact,
-    doctor, rebuild, methods, bench, eval_, train,
+    doctor, rebuild, methods, bench, eval_, report, train,
 ):  # fmt: skip
     main.add_command(command)
 
