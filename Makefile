@@ -24,7 +24,7 @@ DATA := $(if $(MEMEDIT_DATA),$(MEMEDIT_DATA),../shared/data)
 
 eval-small: $(VENV)/.installed
 	@if test -d "$(DATA)"; then mkdir -p runs && \
-	  OMP_NUM_THREADS=1 $(BIN)/memedit eval --suite small --folder "$(DATA)" --no-forced --json runs/eval-small.json --fresh; \
+	  OMP_NUM_THREADS=1 $(BIN)/memedit eval --suite small --folder "$(DATA)" --no-forced --max-new-tokens 8 --json runs/eval-small.json --fresh; \
 	else echo "eval-small skipped: there are no data sets in $(DATA); set MEMEDIT_DATA to their folder"; fi
 
 check: $(VENV)/.dev
