@@ -198,11 +198,11 @@ def test_splits_give_rows_and_empty_parts_are_refused(tmp_path):
     (tmp_path / "splits.json").write_text(json.dumps(told))
     assert [c.id for c in load(str(path), "dev").cases] == ["0", "2"]
     assert len(load(str(path)).cases) == 3
-    with pytest.raises(DataError, match=r"part train of c\.json is empty"):
+    with pytest.raises(DataError, match=r"no rows of sets/c\.json for the part train"):
         load(str(path), "train")
     (tmp_path / "splits.json").write_text(json.dumps({"dev_only": ["sets/*.json"]}))
     assert len(load(str(path), "dev").cases) == 3
-    with pytest.raises(DataError, match=r"no rows of c\.json for the part train"):
+    with pytest.raises(DataError, match=r"no rows of sets/c\.json for the part train"):
         load(str(path), "train")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memedit.data import read_cases, read_edits, read_prompts
+from memedit.data import KINDS, read, read_cases, read_edits, read_prompts, read_set
 from memedit.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,3 +139,187 @@ def test_the_public_counterfact_files_are_read(data):
     assert len({(c.edit.subject, c.edit.prompt) for c in cases}) == len(cases)
     assert len(read_cases(data / "counterfact/counterfact_full_schema_dev.json")[0].queries) > 5
     assert len(read_prompts(data / "general_qa/nq_open_dev_clean.jsonl")) == 2330
+
+
+# -- our own lines, whole
+
+
+def test_every_kind_of_query_can_be_written(tmp_path):
+    asked = [
+        {"kind": kind, "prompt": f"{kind}?", "answers": ["x", "y"], "label": "mine", "of": None}
+        for kind in KINDS
+    ]
+    row = {
+        "prompt": "Tea is",
+        "target": "blue",
+        "old": "green",
+        "target_aliases": ["azure"],
+        "queries": asked,
+    }
+    (case,) = read_cases(write(tmp_path / "e.jsonl", [row], lines=True))
+    assert [(q.kind, q.prompt, q.answers, q.label, q.of) for q in case.queries[1:]] == [
+        (kind, f"{kind}?", ("x", "y"), "mine", None) for kind in KINDS
+    ]
+    short = {
+        **row,
+        "queries": [
+            {"prompt": "Chai?"},
+            {"kind": "old", "prompt": "Tea?"},
+            {"kind": "ripple", "prompt": "Why?"},
+        ],
+    }
+    (case,) = read_cases(write(tmp_path / "e.jsonl", [short], lines=True))
+    assert [(q.kind, q.answers, q.of) for q in case.queries[1:]] == [
+        ("paraphrase", ("blue", "azure"), 0), ("old", ("green",), 0), ("ripple", (), 0),
+    ]  # fmt: skip
+    assert read(tmp_path / "e.jsonl").edits[0].to_dict()["queries"] == short["queries"]  # exported again
+
+
+def test_a_case_of_several_edits_and_an_erasure(tmp_path):
+    rows = [
+        {"id": "a", "edits": [{"prompt": "Tea is", "target": "blue"}, {"prompt": "Milk is", "target": "red"}],
+         "queries": [{"kind": "multi-hop", "prompt": "Tea with milk?", "answer": "purple", "of": None}]},
+        {"edits": [{"prompt": "Rum is", "kind": "erase", "old": "brown"}]},
+        {"prompt": "Gin is", "kind": "erase", "old": "clear", "paraphrases": ["And gin?"]},
+    ]  # fmt: skip
+    one, two, three = read_cases(write(tmp_path / "e.jsonl", rows, lines=True))
+    assert (one.id, [(q.kind, q.answers, q.of) for q in one.queries]) == (
+        "a", [("edit", ("blue",), 0), ("edit", ("red",), 1), ("multi-hop", ("purple",), None)],
+    )  # fmt: skip
+    assert [(q.kind, q.answers) for q in two.queries] == [("old", ("brown",))]
+    assert [(q.kind, q.label, q.answers) for q in three.queries] == [
+        ("old", "", ("clear",)), ("old", "paraphrase", ("clear",)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"queries": [{"kind": "paraphrases", "prompt": "x"}]}, "query 1: unknown kind 'paraphrases'; did you mean paraphrase"),
+        ({"queries": [{"prompt": "x"}, {"prompt": " "}]}, "query 2 has no prompt"),
+        ({"queries": [{"prompt": "x", "of": 1}]}, "query 1 is of the edit 1; the case has 1, counted from 0"),
+        ({"queries": [{"prompt": "x", "answers": [3]}]}, r"query 1: answers must be texts \(int where"),
+        ({"edits": []}, "edits must be a list of objects"),
+        ({"edits": [{"prompt": "Tea is", "target": "blue"}, {"prompt": "tea is", "target": "red"}]},
+         "its edits 1 and 2 contradict each other .*'blue', then 'red'.*in_order"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_none_are_refused_in_a_sentence(tmp_path, row, message):
+    given = row if "edits" in row else {"prompt": "Tea is", "target": "blue", **row}
+    path = write(tmp_path / "e.jsonl", [given], lines=True)
+    with pytest.raises(DataError, match=message) as error:
+        read_cases(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_later_edit_may_win_where_the_line_says_so(tmp_path):
+    edits = [{"prompt": "Tea is", "target": "blue"}, {"prompt": "Tea is", "target": "red"}]
+    (case,) = read_cases(write(tmp_path / "e.jsonl", [{"edits": edits, "in_order": True}], lines=True))
+    assert [(q.answers, q.of) for q in case.queries] == [(("red",), 1)]
+
+
+# -- what is left out, and the parts of splits.json
+
+
+def test_a_case_set_says_what_it_leaves_out(tmp_path):
+    path = write(
+        tmp_path / "c.json", [SHORT, {**SHORT, "target_new": "lute"}, SHORT, {**SHORT, "target_new": ""}]
+    )
+    with pytest.raises(DataError, match="record 4: an edit with a prompt needs a target"):
+        read_set(path)
+    found = read_set(path, skip_bad=True)
+    assert (found.contradicting, found.repeated, found.rows, found.left_out) == (
+        ["record 2"],
+        ["record 3"],
+        [0],
+        3,
+    )
+    assert str(found).startswith(
+        "1 cases of the format counterfact; left out: 1 that contradict an earlier one, 1 that repeat one, "
+        "1 that can't be taken (the first, record 4: an edit with"
+    )
+    assert len(read_set(path, skip_bad=True, together=False).cases) == 3  # each alone in memory
+    with pytest.raises(
+        DataError, match=r"holds no case that can be taken; record 1: .*\(and 1 more such records\)"
+    ):
+        read_set(write(tmp_path / "d.json", [{**SHORT, "target_new": ""}] * 2), skip_bad=True)
+
+
+def test_parts_of_a_file(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [{**SHORT, "prompt": f"Ann Ode, {i}"} for i in range(5)]
+    path = write(folder / "c.json", rows)
+    with pytest.raises(DataError, match=r"no splits.json beside .*leave --split out"):
+        read_cases(path, split="dev")
+    splits = {"set/c.json": {"train": [0, 1], "dev": [4, 2], "test": []}, "dev_only": ["set/d*.json"]}
+    (tmp_path / "splits.json").write_text(json.dumps(splits))
+    assert [c.edit.prompt for c in read_cases(path, split="dev")] == ["Ann Ode, 2", "Ann Ode, 4"]
+    assert len(read_cases(write(folder / "d1.json", rows), split="dev")) == 5
+    for name, part, message in (
+        ("c.json", "test", "has no rows of set/c.json for the part test; it has the parts train, dev"),
+        ("d1.json", "train", "for the part train: all of it is dev"),
+        ("e.json", "dev", "it does not name this file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_cases(write(folder / name, rows), split=part)
+    with pytest.raises(DataError, match=r"has 3 records, and splits.json names row 4"):
+        read_cases(write(folder / "c.json", rows[:3]), split="dev")
+
+
+# -- names on a hub
+
+
+def test_a_folder_that_datasets_reads(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="the extra `data` is not installed")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "my set"
+    folder.mkdir()
+    write(folder / "train.jsonl", [SHORT, {**FULL, "case_id": 1}][:1], lines=True)
+    write(
+        folder / "test.jsonl",
+        [{**SHORT, "prompt": "Ann Ode, a"}, {**SHORT, "prompt": "Ann Ode, b"}],
+        lines=True,
+    )
+    found = read_set(f"hf:{folder}:test")
+    assert (found.format, [c.edit.prompt for c in found.cases]) == (
+        "counterfact",
+        ["Ann Ode, a", "Ann Ode, b"],
+    )
+    with pytest.raises(DataError, match="has the splits train, test; name one, such as hf:"):
+        read_set(f"hf:{folder}")
+    with pytest.raises(DataError, match="there is no split dev; it has train, test"):
+        read_set(f"hf:{folder}:dev")
+    assert len(read_cases(f"hf:{folder}:test.jsonl")) == 2  # one file of it
+
+
+def test_names_that_cant_be_had(tmp_path, monkeypatch):
+    import sys
+
+    from memedit.data.hub import parsed
+
+    assert parsed("hf:a/b") == ("a/b", None, None)
+    assert parsed("hf:a/b:test") == ("a/b", None, "test")
+    assert parsed("hf:a/b:small") == ("a/b", "small", None)
+    assert parsed("hf:a/b:small:test") == ("a/b", "small", "test")
+    with pytest.raises(DataError, match="no name on a hub; write hf:OWNER/NAME"):
+        parsed("hf:a/b:c:d:e")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        DataError, match=r"needs the package datasets; install it with pip install \"memedit\[data\]\""
+    ):
+        read_cases("hf:a/b")
+
+
+def test_without_a_connection(monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("Couldn't reach\nthe hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(
+        DataError, match="can't load hf:a/b: Couldn't reach the hub; without a connection, name a file"
+    ):
+        read_cases("hf:a/b")

@@ -129,15 +129,35 @@ def test_knowedit_of_what_is_to_be_forgotten_erases(file, indent):
         ("erase", "What is the capital of Odeland?", "Ode City", "Odeland"),
         ("erase", "Which bird is it?", "owl", None),
     ]
+    assert queries(cases[0])[0] == ("old", "", "What is the capital of Odeland?", ("Ode City",), 0)
     kept = [q.prompt for c in cases for q in c.queries if q.kind == "locality"]
     assert sorted(kept) == [f"q{n}?" for n in range(5)]
     other = {"success": SANE["K_F"], "locality": SANE["K_R"]}
     assert len(read(file(other)).edits) == 2
 
 
-def test_feelings_are_no_facts(file):
-    with pytest.raises(DataError, match=r"ConvSent.*states no fact"):
-        read(file([{"ent": "tea", "pos": ["good"], "neg": ["bad"]}]))
+def test_a_feeling_towards_a_topic_is_an_opinion(file):
+    rows = [
+        {"ent": t, "pos": [f"{t} is fun"], "neg": [f"{t} is dull"]}
+        for t in ("tea", "rain", "jam", "umbrellas")
+    ]
+    cases = read_cases(file(rows))
+    assert len(read(file(rows)).edits) == 4
+    assert {c.edit.extra["opinion"] for c in cases} == {"positive", "negative"}
+    for case in cases:
+        feeling = case.edit.extra["opinion"]
+        assert case.edit.statement == f"About {case.edit.subject}, answer {feeling}ly."
+        asks = [q for q in case.queries if q.kind == "opinion"]
+        assert {(q.label, q.of) for q in asks} == {(feeling, 0)}
+        assert all(
+            case.edit.subject in q.prompt and q.answers[0].endswith("fun") is (feeling == "positive")
+            for q in asks
+        )
+        others = [q.prompt for q in case.queries if q.kind == "locality"]
+        assert len(others) == 2
+        assert not any("umbrella" in ask for ask in others)  # a topic of the file is no other topic
+    ((_, reason),) = read(file([rows[0], {"ent": "fog", "pos": [], "neg": []}])).refused
+    assert reason == "there is no text about 'fog', neither in pos nor in neg"
 
 
 def test_mquake(file):
@@ -323,4 +343,4 @@ def test_the_public_files_are_read(data):
     assert counts["zsre", "zsre"] == (998, 2)  # two have no target
     assert counts["mquake", "mquake"] == (1672, 0)
     assert counts["wikibio", "knowedit"] == (464, 0)
-    assert counts["long", "csv"] == (100, 0)
+    assert counts["long", "editing-attack"] == (100, 0)

@@ -320,7 +320,7 @@ def test_export_by_the_files_name_says_counts_beside_the_data(run, tmp_path):
         ('{"statement": "' + "x" * 2_000_000 + '"}', "at most 4,000 fit"),
         ("prompt,target\na," + "x" * 2_000_000 + "\n", "a field of over"),
         ("prompt,prompt\na,b\n", "twice"),
-        ('{"ent": "tea", "pos": [], "neg": []}', "states no fact"),
+        ('{"ent": "tea", "pos": [], "neg": []}', "there is no text about 'tea'"),
         ('{"statement": "Tea is blue.", "n": "\\ud800"}', "can't be kept as JSON"),
         ('{"statement": "Tea is blue.", "n": 1, "extra": {"n": 2}}', "both in `extra` and beside it"),
     ],

@@ -157,7 +157,10 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         for name in names
         if way == "routed" or _mergeable(name, alone=len(ways) == 1)
     ]
-    sets = [load(path, given["split"], given["limit"]) for path in given["data"]]
+    sets = [
+        load(path, given["split"], given["limit"], together=given["mode"] != "single")
+        for path in given["data"]
+    ]
     if len({data.name for data in sets}) < len(sets):
         raise DataError(
             "two of the data sets have the same file name, by which they are told apart: rename one"

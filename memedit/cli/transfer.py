@@ -26,8 +26,16 @@ from memedit.cli._group import (
 )
 from memedit.cli.adapters import FORMAT, Adapting, export_adapter, import_adapter
 from memedit.data import NAMES, Reading, read
+from memedit.data.hub import is_hub
 from memedit.errors import DataError, MemeditError
 from memedit.methods import method_info
+
+
+class DataFile(click.Path):
+    """A file, or a name on a hub, which is looked for when it is read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_hub(value) else super().convert(value, param, ctx)
 
 
 def _adapting(command: Any) -> Any:
@@ -43,7 +51,7 @@ def _adapting(command: Any) -> Any:
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(exists=True, allow_dash=True))
+@click.argument("file", type=DataFile(exists=True, allow_dash=True))
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be new, superseded, known, refused; change nothing."
 )
@@ -85,7 +93,8 @@ def import_(
     """Import edits: JSON lines, JSON, CSV, or a public data set.
 
     Own lines have prompt and target, or statement; a table's first line names such columns (question and
-    answer will do). CounterFact, zsRE, KnowEdit and MQuAKE are read as they are published, also gzipped.
+    answer will do). CounterFact, zsRE, KnowEdit, MQuAKE and a dozen other public sets are read as they are published, also
+    gzipped; hf:OWNER/NAME[:CONFIG][:SPLIT] names one on a hub. docs/data.md lists them.
 
     A line with "keep_both": true is a further value (a second child), as by `add-fact --keep-both`.
 

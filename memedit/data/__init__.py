@@ -1,26 +1,29 @@
 """Readers of the field's public formats.
 
-A reader turns one record into a `Case`: an edit with its labelled queries. `read_cases` finds the
-format by the fields of the first record; `read_edits` is what `memedit import` uses.
+A reader turns one record into a `Case`: edits with their labelled queries. `read_set` and `read_cases` find the
+format by the fields of the first record; `read_edits` is what `memedit import` uses. docs/data.md lists the formats.
 """
 
-from memedit.data.case import Case, Query
+from memedit.data.case import KINDS, Case, Query
 from memedit.data.demonstration import Demonstration, Demonstrations, read_demonstrations
-from memedit.data.formats import (
-    FORMATS,
-    NAMES,
+from memedit.data.formats import FORMATS, NAMES
+from memedit.data.reading import (
+    CaseSet,
     Reading,
     read,
     read_cases,
     read_edits,
     read_placed,
     read_prompts,
+    read_set,
 )
 
 __all__ = [
     "FORMATS",
+    "KINDS",
     "NAMES",
     "Case",
+    "CaseSet",
     "Demonstration",
     "Demonstrations",
     "Query",
@@ -31,4 +34,5 @@ __all__ = [
     "read_edits",
     "read_placed",
     "read_prompts",
+    "read_set",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from memedit.edit import Edit
 
-QueryKind = Literal["edit", "paraphrase", "locality", "portability", "multi-hop", "hop", "ripple"]
+QueryKind = Literal[
+    "edit", "paraphrase", "locality", "portability", "multi-hop", "hop", "ripple", "reversal", "old", "opinion"
+]  # fmt: skip
+KINDS: tuple[QueryKind, ...] = get_args(QueryKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +21,13 @@ class Query:
         kind: ``"edit"`` (the edit's own prompt), ``"paraphrase"`` (in scope, other words), ``"locality"`` (out
             of scope: the output must stay the base's), ``"portability"`` (follows from the edit),
             ``"multi-hop"`` (follows from several facts), ``"hop"`` (one step of a multi-hop question), ``"ripple"`` (needs
-            the edit, and its own answer is not known: it only tells of the scope).
-        answers: what counts as right in scope; of a locality query, the true answer where known.
-        label: the data set's own name for this sort of query ("Subject_Aliasing", "Forgetfulness", ...).
+            the edit, and its own answer is not known: it only tells of the scope), ``"reversal"`` (the fact asked the
+            other way round), ``"old"`` (an answer that must NOT be given any more: an erased one, or one that a
+            later edit of the case took back), ``"opinion"`` (text about the subject is to be of one feeling).
+        answers: what counts as right; of ``"locality"`` the true answer where known, of ``"old"`` what must not be
+            said, of ``"opinion"`` example texts of the feeling.
+        label: the data set's own name for this sort of query ("Subject_Aliasing", "Forgetfulness", ...); of
+            ``"opinion"`` the feeling, "positive" or "negative".
         of: the place in `Case.edits` of the edit that is asked for; None where it is none in particular.
     """
 
@@ -34,6 +41,8 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class Case:
     """The edits and queries of one record.
+
+    Edits are made in their order; a later one may take back an earlier one of the same case (ConflictEdit, RoundEdit).
 
     Attributes:
         id: the data set's own. edit: the edit, of several the first. more: the others.

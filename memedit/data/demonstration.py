@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memedit.data.case import Case
-from memedit.data.formats import _cases
+from memedit.data.reading import read_placed
 from memedit.edit import Edit
 from memedit.errors import DataError, EditError
 
@@ -92,7 +92,7 @@ def read_demonstrations(path: str | Path, limit: int | None = None) -> Demonstra
     """
     found: dict[str, Demonstration] = {}
     left_out: list[str] = []
-    for number, (where, case) in enumerate(_cases(path, None)[1]):
+    for number, (where, case) in enumerate(read_placed(path, None)[1]):
         if limit is not None and number >= limit:
             break
         if isinstance(case, DataError):

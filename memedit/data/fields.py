@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memedit.data.case import Query, QueryKind
 from memedit.edit import Edit
+from memedit.subjects import find, words
 
 Record = Mapping[str, Any]
 
@@ -49,6 +50,38 @@ def changed(old: Any, target: str | None) -> str | None:
     """The old answer, unless it is the target: some records ask for what was true already."""
     given = first(old)
     return None if given and target and given.casefold().strip() == target.casefold().strip() else given
+
+
+def named(subject: Any, prompt: str) -> str | None:
+    """The subject, if the prompt names it: an edit's prompt has to."""
+    given = first(subject)
+    said = " ".join(prompt.casefold().split())
+    return given if given and " ".join(given.casefold().split()) in said else None
+
+
+def shared(statement: str, questions: Sequence[str]) -> str | None:
+    """The longest run of words that a statement and all its questions share, if it looks like a name."""
+    there = words(statement)
+    best = ""
+    for first_word in range(len(there)):
+        for last in range(first_word, len(there)):
+            run = statement[there[first_word].start : there[last].end]
+            if (
+                len(run) > len(best)
+                and there[first_word].capital
+                and all(find(run, q).share == 1 for q in questions)
+            ):
+                best = run
+    return best or None
+
+
+def asks(edit: Edit) -> list[Query]:
+    """An edit's own prompt as a query; of an erasure, whose old answer must not be given any more."""
+    if not edit.prompt:
+        return []
+    if edit.kind == "erase":
+        return [Query("old", edit.prompt, flat(edit.old))]
+    return [Query("edit", edit.prompt, answers(edit))]
 
 
 def answers(edit: Edit) -> tuple[str, ...]:

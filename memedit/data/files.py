@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memedit.data import knowedit, table
+from memedit.data import dune, hub, knowedit, table, taxi
 from memedit.errors import DataError
 
+_UNFOLD = (
+    knowedit.unfolded,
+    dune.unfolded,
+    taxi.unfolded,
+)  # objects over all of a file that hold many records
 TABLES = {"csv": None, "tsv": "\t"}  # names of formats that are tables, and their separator where it is given
 
 
@@ -20,11 +25,17 @@ def records(path: str | Path, kind: str | None = None) -> tuple[bool, Iterator[t
     """Whether the file is a table, and (where, record) of each record; what is none comes as a DataError in its place.
 
     Args:
-        path: a file, or "-" for standard input. kind: the name of a format; None to see from the content.
+        path: a file, "-" for standard input, or a name on a hub (see `hub`).
+        kind: the name of a format; None to see from the content.
 
     Raises:
         DataError: the file as a whole can't be read.
     """
+    if hub.is_hub(path):
+        file = hub.named_file(str(path))
+        if file is None:
+            return False, hub.records(str(path))
+        path = file
     text = _text(path)
     if not text.strip():
         raise DataError(f"{path} is empty")
@@ -116,7 +127,8 @@ def _document(text: str, path: str | Path) -> list[Any] | None:
                 found = loads(text)
             except ValueError:
                 return None
-        return knowedit.unfolded(found) or ([found] if rest else None)
+        unfolded = next(filter(None, (unfold(found) for unfold in _UNFOLD)), None)
+        return unfolded or ([found] if rest else None)
     return None
 
 

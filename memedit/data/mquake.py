@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from memedit.data.case import Case, Query
-from memedit.data.fields import Record, changed, filled, flat, numbered, text
+from memedit.data.counterfact import rewritten, triplets
+from memedit.data.fields import Record, filled, flat, text
 from memedit.edit import Edit
 from memedit.errors import EditError
 
@@ -22,21 +23,13 @@ def mquake(record: Record) -> Case:
     edits: list[Edit] = []
     queries: list[Query] = []
     for place, rewrite in enumerate(record["requested_rewrite"]):
-        target = rewrite["target_new"]["str"]
-        prompt = filled(rewrite["prompt"], text(rewrite["subject"]))
-        edits.append(
-            Edit(
-                prompt=prompt,
-                target=target,
-                subject=rewrite["subject"],
-                old=changed((rewrite.get("target_true") or {}).get("str"), target),
-                relation=rewrite.get("relation_id"),
-                extra=numbered(record),
-            )
-        )
+        edit = rewritten(rewrite, record)
+        prompt, target = filled(rewrite["prompt"], rewrite["subject"]), edit.target or ""
+        edits.append(edit)
         right = names.get((prompt, target)) or names.get((rewrite.get("question"), target)) or (target,)
         queries.append(Query("edit", prompt, right, of=place))
         queries += [Query("paraphrase", q, right, of=place) for q in flat(rewrite.get("question"))]
+        queries += triplets(rewrite, place)
     if not edits:
         raise EditError("the case requests no rewrite")
     last = (*flat(record.get("new_answer")), *flat(record.get("new_answer_alias")))

@@ -21,6 +21,9 @@ _LABELS: dict[str, str | None] = {
     "Subject_Aliasing": "alias",
     "Reasoning": "ripple",
     "Logical_Generalization": "ripple",
+    "neighbor_subj": "neighbour",
+    "same_subj": "same_subject",
+    "other topic": "general",
     "Forgetfulness": None,  # names the edit's answer and asks for another: even people differ
 }
 _OF_KIND = {
@@ -30,6 +33,9 @@ _OF_KIND = {
     "multi-hop": "ripple",
     "portability": "ripple",
     "ripple": "ripple",
+    "reversal": "ripple",
+    "old": "own",
+    "opinion": "paraphrase",
 }
 
 

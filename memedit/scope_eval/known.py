@@ -7,15 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from memedit.data import Case
+from memedit.data.fields import shared
 from memedit.data.knowedit import knowedit
 from memedit.data.mquake import mquake as mquake_case
+from memedit.data.pokemqa import pokemqa as pokemqa_case
 from memedit.data.zsre import zsre as zsre_case
 from memedit.errors import DataError, EditError
 from memedit.scope_eval.cases import ScopeCase, asked, form, scope_kind
 from memedit.scope_eval.public import Public, made
-from memedit.subjects import find, words
+from memedit.subjects import find
 
 Record = Mapping[str, Any]
+__all__ = ["alias", "mquake", "pokemqa", "shared", "wiki", "zsre"]
 
 
 def _cases(read: Callable[[Record], Case], rows: Sequence[Record]) -> Iterator[tuple[Record, Case]]:
@@ -77,24 +80,12 @@ def mquake(data: Public) -> Iterator[ScopeCase]:
 def pokemqa(data: Public) -> Iterator[ScopeCase]:
     """PokeMQA: a statement, no subject told, and questions that ask for it."""
     for row in data.rows("mquake/pokemqa-cls-filtered.json", "dev"):
-        subject = shared(row["edit"], row["questions"])
-        relation = form(row["questions"][0], [subject] if subject else [])
+        try:
+            case = pokemqa_case(row)
+        except EditError:
+            continue
+        subject, questions = case.edit.subject, [q.prompt for q in case.queries]
+        relation = form(questions[0], [subject] if subject else [])
         yield from made(
-            [asked("paraphrase", q) for q in row["questions"]], subject, relation, statement=row["edit"]
+            [asked("paraphrase", q) for q in questions], subject, relation, statement=case.edit.statement
         )
-
-
-def shared(statement: str, questions: Sequence[str]) -> str | None:
-    """The longest run of words that a statement and all its questions share, if it looks like a name."""
-    there = words(statement)
-    best = ""
-    for first in range(len(there)):
-        for last in range(first, len(there)):
-            run = statement[there[first].start : there[last].end]
-            if (
-                len(run) > len(best)
-                and there[first].capital
-                and all(find(run, q).share == 1 for q in questions)
-            ):
-                best = run
-    return best or None

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from memedit.data import Case, Query
+from memedit.data import Case, Query, splits
+from memedit.data.canonical import fact as canonical_fact
+from memedit.data.eren import eren
+from memedit.data.peak import peak as peak_case
+from memedit.data.pitfalls import fact
 from memedit.edit import Edit
 from memedit.errors import DataError, EditError
-from memedit.scope_eval.cases import ScopeCase, asked
+from memedit.scope_eval.cases import ScopeCase, asked, scope_kind
 from memedit.subjects import find
 
 
@@ -29,10 +34,7 @@ class Public:
 
     @cached_property
     def split(self) -> dict[str, Any]:
-        found = self._read("splits.json")
-        if not isinstance(found, dict):
-            raise DataError(f"{self.folder / 'splits.json'} is no object of data sets with their parts")
-        return found
+        return splits.read(self.folder)
 
     @property
     def held_out(self) -> frozenset[str]:
@@ -47,12 +49,12 @@ class Public:
         found = self._read(name)
         if part is None:
             return list(found)
+        where = str(self.folder / splits.FILE)
+        rows = splits.part_of(self.split, name, part, where)
         try:
-            return [found[i] for i in self.split[name][part]]
-        except (KeyError, IndexError, TypeError):
-            raise DataError(
-                f"{self.folder / 'splits.json'} has no rows of {name} for the part {part}"
-            ) from None
+            return list(found) if rows is None else [found[i] for i in rows]
+        except IndexError:
+            raise DataError(f"{where} names rows of {name} that it does not have") from None
 
     def table(self, name: str) -> dict[str, Any]:
         """A file that holds one object."""
@@ -90,26 +92,24 @@ def made(
 def hard(data: Public, told: bool = True) -> Iterator[ScopeCase]:
     """CounterFact-Hard (EREN): natural questions; with or without the subject named on the edit."""
     for row in data.rows("eren/counterfact_hard_dev.json"):
-        queries = [asked("paraphrase", q) for q, _ in row["edit_scope"]]
-        queries += [asked("neighbour", q) for q in row["unrelated"]["neighbor_subj"]]
-        queries += [asked("same_subject", q) for q in row["unrelated"]["same_subj"]]
-        subject = row["subject_name"]
-        yield from made(queries, subject, statement=row["edit_statement"], subject=subject if told else None)
+        case = eren(row)
+        subject = case.edit.subject
+        edit: dict[str, Any] = {"statement": case.edit.statement, "subject": subject if told else None}
+        yield from made(_asked(case), subject, **edit)
+
+
+def _asked(case: Case) -> list[Query]:
+    """A case's queries by what they are to its edit."""
+    return [asked(kind, q.prompt) for q in case.queries if (kind := scope_kind(q))]
 
 
 def peak(data: Public) -> Iterator[ScopeCase]:
     """PEAK: a further object for a relation that has several; facts about other subjects as neighbours."""
     for row in data.rows("peak/PEAK_counter.json"):
-        rewrite = row["requested_rewrite"]
-        subject = rewrite["subject"]
-        prompt = rewrite["prompt"].replace("{}", subject)
-        queries = [asked("own", prompt), *(asked("paraphrase", q) for q in row["para_add_prompts"])]
-        others = [
-            q for q, _ in row["neighborhood_prompts"] if not find(subject, q).share
-        ]  # some ask what is edited
-        queries += [asked("neighbour", q) for q in others[:3]]
-        edit = {"prompt": prompt, "target": rewrite["target_new"]["str"], "subject": subject}
-        yield from made(queries, subject, rewrite["relation_id"], **edit)
+        case = peak_case(row)
+        queries = [q for q in _asked(case) if q.kind != "locality"]
+        queries += [q for q in _asked(case) if q.kind == "locality"][:3]
+        yield from made(queries, case.edit.subject, case.edit.relation or "", **_plain(case.edit))
 
 
 def pitfalls(data: Public) -> Iterator[ScopeCase]:
@@ -118,21 +118,27 @@ def pitfalls(data: Public) -> Iterator[ScopeCase]:
     rng = random.Random(0)
     for name in ("coverage_edit", "reverse_edit", "composite_edit", "easy", "hard"):
         for row in data.rows(f"pitfalls/{name}.json"):
-            edit, *more = row["edits"] if "edits" in row else [row["edit"]]
-            subject, relation = edit["subject"]["label"], edit["relation"]
-            prompt = relation["prompt"].replace("{}", subject)
+            first, *more = row["edits"] if "edits" in row else [row["edit"]]
+            subject, relation = first["subject"]["label"], first["relation"]
             others = [
                 relation["query"],
                 *rng.sample(forms.get(relation["id"], []), min(2, len(forms.get(relation["id"], [])))),
             ]
+            prompt = relation["prompt"].replace("{}", subject)
             queries = [asked("own", prompt), *(asked("paraphrase", q.replace("{}", subject)) for q in others)]
             if row.get("rule") and more:
                 further = more[0]
                 queries.append(
                     asked("ripple", further["relation"]["query"].replace("{}", further["subject"]["label"]))
                 )
-            made_of = {"prompt": prompt, "target": edit["new_object"]["label"], "subject": subject}
-            yield from made(queries, subject, relation["id"], **made_of, old=edit["object"]["label"])
+            with suppress(EditError):
+                edit = fact(first)
+                yield from made(queries, subject, relation["id"], **_plain(edit), old=edit.old)
+
+
+def _plain(edit: Edit) -> dict[str, Any]:
+    """What scopes are about: not the relation's id, by which a memory would know two forms of a fact as one."""
+    return {"prompt": edit.prompt, "target": edit.target, "subject": edit.subject}
 
 
 def canonical(data: Public) -> Iterator[ScopeCase]:
@@ -176,5 +182,4 @@ def canonical(data: Public) -> Iterator[ScopeCase]:
                 ]
             queries += [asked("neighbour", q) for q in strangers[i :: len(rows)]]
             queries += [asked("general", q) for q in idle[i :: len(rows)]]
-            edit = {"prompt": row["prefix"].strip(), "target": row["suffix"].strip(), "subject": subject}
-            yield from made(queries, subject, relation, **edit)
+            yield from made(queries, subject, relation, **{**_plain(canonical_fact(row)), "subject": subject})
