@@ -1,6 +1,7 @@
 # make demo   what memedit does, on the shipped models, offline
 # make test   lint, types, tests        make check   lint and types alone     (with CUDA the GPU's tests run, too: docs/gpu.md)
 # make torture  what a memory must stand, in full: killed writers, a crowd, nonsense (minutes)
+# make eval-small  every format of public data in ../shared/data, a few cases each, read and scored (two minutes)
 # make bench  the speed claims          make clean   remove the virtual environment and what builds left
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := $(shell grep -i '^torch==' constraints.txt)
 
-.PHONY: demo test torture check bench clean install
+.PHONY: demo test eval-small torture check bench clean install
 
 demo: $(VENV)/.installed
 	$(BIN)/memedit demo
@@ -18,6 +19,13 @@ test: check
 
 torture: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture --rounds 200 --seconds 20 --inputs 2000
+
+DATA := $(if $(MEMEDIT_DATA),$(MEMEDIT_DATA),../shared/data)
+
+eval-small: $(VENV)/.installed
+	@if test -d "$(DATA)"; then mkdir -p runs && \
+	  OMP_NUM_THREADS=1 $(BIN)/memedit eval --suite small --folder "$(DATA)" --no-forced --max-new-tokens 8 --json runs/eval-small.json --fresh; \
+	else echo "eval-small skipped: there are no data sets in $(DATA); set MEMEDIT_DATA to their folder"; fi
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

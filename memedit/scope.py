@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 SHIPPED = Path(__file__).parent / "pretrained" / "scope"
-FORMAT = 3
+FORMAT = 4
 VIEWS = ("statement", "prompt", "masked")
 DEFAULT_RATE = 0.005
 # Twice the same question, twice two questions: how an encoder's cosines are laid on those that the trees know.
@@ -49,9 +49,8 @@ FEATURES = (
 )  # fmt: skip
 # What the pair model adds: log-odds of direct and of ripple, how much more direct than every rival, pairs read.
 PAIR_FEATURES = ("pair_direct", "pair_ripple", "pair_lead", "pair_rivals")
-TREES = ("near", "direct", "ripple")
-# Sigmoids: of each of TREES, and of "direct" for edits that don't say what their subject is: there names are guesses.
-PLATT = (*TREES, "untold")
+# "untold" is "direct" for edits that don't say what their subject is: names are guesses there, and wordings freer.
+TREES = ("near", "direct", "untold", "ripple")  # each with a sigmoid of its own
 KNOWN_SUBJECT = FEATURES.index("known_subject")
 
 
@@ -61,7 +60,7 @@ class ScopeClassifier:
     Args:
         encoder: what encodes; None for the shipped one, which is read at the first `encode`.
         settings: scope.json of a trained folder.
-        trees: the combiner, by TREES: "near" knows the FEATURES only; "direct" and "ripple" also PAIR_FEATURES.
+        trees: the combiner, by TREES: "near" knows the FEATURES only, the others also PAIR_FEATURES.
         lenses: linear maps (dim, dim) before a cosine: "masked" for masked texts, "whole" for whole ones.
         folder: where the encoder's files and the pair model's are.
         device: a torch device for the encoder.
@@ -253,14 +252,11 @@ class ScopeClassifier:
         if len(read):
             some = [pairs[i] for i in read]
             whole = np.hstack([table[read], pair_features(some, self.odds(some), read, sizes)])
-            direct, ripple = (self.trees[kind](whole) for kind in ("direct", "ripple"))
-            told = table[read, KNOWN_SUBJECT] > 0
-            out[read, 0] = np.where(
-                told,
-                _sigmoid(direct, settings["platt"]["direct"]),
-                _sigmoid(direct, settings["platt"]["untold"]),
+            direct, untold, ripple = (
+                _sigmoid(self.trees[kind](whole), settings["platt"][kind]) for kind in TREES[1:]
             )
-            out[read, 1] = _sigmoid(ripple, settings["platt"]["ripple"])
+            out[read, 0] = np.where(whole[:, KNOWN_SUBJECT] > 0, direct, untold)
+            out[read, 1] = ripple
             out[read, 1] *= 1 - out[read, 0]  # the second asks: and if it is not direct?
         return out
 

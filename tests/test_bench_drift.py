@@ -192,11 +192,12 @@ def test_eval_merged_scores_a_model_with_the_edits_in_its_weights(known, tmp_pat
     )
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["setting"]["routed"] is False
-    by = {(s["kind"], s["score"]): s for s in found["scores"]}
+    (run,) = found["runs"]
+    assert (run["way"], run["edits_in_memory"]) == ("merged", 2)
+    by = {(s["kind"], s["score"]): s for s in run["scores"]}
     assert by["edit", "success"]["n"] == 2
     assert ("locality", "no edit fired") not in by  # there is no router
-    assert "merged into the weights" in done.output
+    assert "2 edits made when scored" in done.output
     done = CliRunner().invoke(main, ["eval", *how, "--memory", str(tmp_path / "m")])
     assert done.exit_code == 2
     assert "leave --memory out" in done.output

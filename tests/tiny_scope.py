@@ -61,7 +61,7 @@ def tiny_classifier(folder: Path) -> Path:
 
     encoder = tiny_encoder(folder)
     classifier = combining.untrained(encoder, folder, lower=1)
-    for kind, feature in (("direct", "pair_direct"), ("ripple", "pair_ripple")):
+    for kind, feature in (("direct", "pair_direct"), ("untold", "pair_direct"), ("ripple", "pair_ripple")):
         classifier.trees[kind] = _steps((FEATURES + PAIR_FEATURES).index(feature))
     classifier.settings["thresholds"] = {
         "sizes": [1, 100], "rates": [0.001, 0.005, 0.1], "logits": [[0.0] * 3] * 2, "floors": [0.0] * 3,

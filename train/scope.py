@@ -111,8 +111,22 @@ def gather(data: Data, settings: Settings) -> tuple[list[Case], list[str], list[
     cases = list(scope_forms.asked_anew(data, cases, rng))
     kept = {row["question"] for row in data.rows("general_qa/nq_open_dev_clean.jsonl", "train")}
     asked = {query.text for case in cases if case.source == "written" for query in case.queries}
+    asked |= {query.text for part in kept_questions(data) for case in part for query in case.queries}
     rest = [text for text, _ in questions[part:] if text not in asked]
     return scope_forms.varied(cases, rng), [t for t in rest if t not in kept], [t for t in rest if t in kept]
+
+
+def kept_questions(data: Data) -> tuple[list[Case], list[Case]]:
+    """Users' questions as edits, which the pair model doesn't learn: for the trees, for calibration.
+
+    They name no subject, and their wordings are freest: of those that it learned it would say too much.
+    """
+    found = [case for case in scope_users.written(data, written.KEPT_QUESTIONS) if case]
+    grown = [chance(f"grown {case.relation}") < 0.6 for case in found]
+    return (
+        [case for case, mine in zip(found, grown, strict=True) if mine],
+        [case for case, mine in zip(found, grown, strict=True) if not mine],
+    )
 
 
 def trusted(classifier: ScopeClassifier, cases: list[Case], most: float = 0.5) -> list[Case]:
@@ -243,14 +257,19 @@ def train(settings: Settings) -> None:
         pairs = combining.combine(classifier, parts_, job.questions, how, bar.step)
         weights = job.last_rounds(weights, bar)
         combining.put_pair_model(classifier, weights, job.shared)
+        questions = kept_questions(Data(settings.data))
         # What it says of relations that it didn't know, by then, and of those that it knows, now.
-        known = read(
-            classifier, worlds(classifier, job.known(0.5), job.questions[1], *shape, bar.step), bar.step
-        )
-        combining.weigh(classifier, Pairs.joined([pairs, known]), how)
+        known = [
+            read(classifier, worlds(classifier, some, job.questions[1], *shape, bar.step), bar.step)
+            for some in (job.known(0.5), questions[0])
+        ]
+        combining.weigh(classifier, Pairs.joined([pairs, *known]), how)
         # Near misses as they come: half of them of relations that are easily mistaken would hold the floor up.
-        apart = worlds(classifier, job.known(0.0), job.questions[1], *shape, bar.step)
-        combining.calibrate(classifier, apart, bar.step)
+        apart = [
+            worlds(classifier, some, job.questions[1], *shape, bar.step)
+            for some in (job.known(0.0), questions[1])
+        ]
+        combining.calibrate(classifier, Pairs.joined(apart), bar.step)
         facts = combining.facts(job.apart, job.grown, job.learnt)
         classifier.settings["thresholds"] |= combining.thresholds(
             classifier, facts, job.questions[2], how, bar.step
@@ -258,7 +277,8 @@ def train(settings: Settings) -> None:
     classifier.encoder.save()  # type: ignore[attr-defined]
     elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
     about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
-    wordings = (*relation_bank.FILES, relation_bank.KIN, written.FORMS, written.QUESTIONS)
+    wordings = (*relation_bank.FILES, relation_bank.KIN, written.FORMS)
+    wordings += (written.QUESTIONS, written.KEPT_QUESTIONS)
     about["data"] = job.digests | {
         str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in wordings
     }

@@ -6,9 +6,10 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from scope_data import Data
-from written import questions
+from written import QUESTIONS, questions
 
 from memedit.subjects import content
 from memedit.training.cases import Case, Query, chance, make
@@ -71,9 +72,9 @@ def natural(questions: Sequence[tuple[str, tuple[str, ...]]], rng: random.Random
         yield make("natural", queries, text, **shape)
 
 
-def written(data: Data) -> Iterator[Case | None]:
+def written(data: Data, file: Path = QUESTIONS) -> Iterator[Case | None]:
     """Users' questions of the train parts as edits, with paraphrases and near misses that were written for them."""
-    for row in questions(data):
+    for row in questions(data, file):
         queries = [Query(row.text, "own"), *(Query(q, "paraphrase") for q in row.asks)]
         queries += [Query(q, "paraphrase") for q in reworded(row.text)[:1]]
         queries += [Query(q, "same_subject") for q in row.near]

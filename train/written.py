@@ -13,6 +13,8 @@ from scope_data import Data
 
 FORMS = Path(__file__).parent / "form_paraphrases.jsonl"
 QUESTIONS = Path(__file__).parent / "question_paraphrases.jsonl"
+# The same of other questions, which nothing learns from: probabilities are calibrated by them.
+KEPT_QUESTIONS = Path(__file__).parent / "question_calibration.jsonl"
 
 
 def number_of(form: str) -> int:
@@ -40,11 +42,11 @@ class Question:
     near: tuple[str, ...]
 
 
-def questions(data: Data) -> Iterator[Question]:
-    """All of QUESTIONS that have an answer."""
+def questions(data: Data, file: Path = QUESTIONS) -> Iterator[Question]:
+    """All of a file such as QUESTIONS that have an answer."""
     nq = data.rows("general_qa/nq_open_dev_clean.jsonl")
     webq = data.rows("general_qa/webquestions.json")
-    for row in map(json.loads, QUESTIONS.read_text(encoding="utf-8").splitlines()):
+    for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
         found = nq[row["row"]] if row["file"] == "nq" else webq[row["row"]]
         text, answers = (
             (found["question"], found["answer"])

@@ -1,7 +1,7 @@
 """The claims of speed, and of what stands, measured: `memedit bench`.
 
-memory.py (import, add, route, open), generate.py, chat.py, methods.py, drift.py, gpu.py; measured.py is what they share.
-Medians; ratios are taken inside one run, turn by turn.
+memory.py (import, add, route, open), generate.py, chat.py, evaluation.py, methods.py, drift.py, gpu.py;
+measured.py is what they share. Medians; ratios are taken inside one run, turn by turn.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ BENCHES: dict[str, str] = {  # name -> where it lives; imported when it is run
     "mixed-batch": "memedit.bench.methods:mixed_batch",
     "methods": "memedit.bench.methods:methods",
     "drift": "memedit.bench.drift:drift",
+    "eval": "memedit.bench.evaluation:evaluation",
     "gpu": "memedit.bench.gpu:gpu",
 }
 ALONE = ("drift", "gpu", "methods")  # asked for by name only, no part of `all`

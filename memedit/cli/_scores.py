@@ -41,7 +41,7 @@ _LINES = (
     ("edit", "fluency", "fluency (bits)"),
 )
 _BY_LABEL = ("success", "unchanged")
-_WORDS = {"after-all": "after all", "after-each": "after each (flatters)"}
+_WORDS = {"after-all": "after all", "after-each": "after each\n(flatters)"}
 
 
 def show_run_file(document: Mapping[str, Any], details: bool = False) -> None:
@@ -87,7 +87,7 @@ def _table(document: Mapping[str, Any], data: Mapping[str, Any], runs: Sequence[
 
 
 def _title(run: Mapping[str, Any]) -> str:
-    mode = "" if run["mode"] == "all" else f"\n{run['mode']}, {_WORDS[run['when']]}"
+    mode = "" if run["mode"] == "all" else f"\n{run['mode']}\n{_WORDS[run['when']]}"
     return f"{run['method']}\n{run['way']}{mode}"
 
 

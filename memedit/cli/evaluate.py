@@ -123,7 +123,9 @@ def eval_(ctx: click.Context, **given: Any) -> None:
 
         return as_suite(ctx, given)
     ways = tuple(way for way in ("routed", "merged") if given[way]) or ("routed",)
-    if given["memory"] and (ways != ("routed",) or given["mode"] != "all" or len(given["data"]) != 1):
+    if given["memory"] and "merged" in ways:
+        raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
+    if given["memory"] and (given["suite"] or given["mode"] != "all" or len(given["data"]) != 1):
         raise click.UsageError(
             "--memory keeps one data set's memory, routed, in --mode all: leave it out", ctx
         )
@@ -167,7 +169,10 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         for name in names
         if way == "routed" or _mergeable(name, alone=len(ways) == 1)
     ]
-    sets = [load(path, given["split"], given["limit"]) for path in given["data"]]
+    sets = [
+        load(path, given["split"], given["limit"], together=given["mode"] != "single")
+        for path in given["data"]
+    ]
     if len({data.name for data in sets}) < len(sets):
         raise DataError(
             "two of the data sets have the same file name, by which they are told apart: rename one"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from memedit.data import Case, read_placed
 from memedit.data.formats import about
+=======
+from memedit.data import Case, read_set
+>>>>>>> engine
 from memedit.errors import DataError
-
-SPLITS = ("dev", "train", "all")
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,22 @@ class DataSet:
         }  # fmt: skip
 
 
-def load(path: str, split: str = "all", limit: int | None = None) -> DataSet:
-    """Read a file's cases.
+def load(
+    path: str, split: str = "all", limit: int | None = None, together: bool = True, skip_bad: bool = False
+) -> DataSet:
+    """Read a file's cases; what is left out where all are in memory together, see `read_set`.
 
-    Left out are cases that contradict an earlier one, since no answer could be right for both, and those whose only edit
-    was there already, unless they ask what follows from it together with others.
+    Args:
+        together: False keeps cases that contradict one another, for runs that have each alone in memory.
+        skip_bad: leave out records that can't be taken, and count them; else they are refused.
 
     Raises:
         DataError: unreadable, of no known format, a record that can't be taken (named), a part without rows, or no case.
     """
+    found = read_set(path, limit, None, None if split == "all" else split, skip_bad, together)
+    _check_targets(path, found.cases)
     where = Path(path)
+<<<<<<< HEAD
     rows = part(where, split)
     name, found = read_placed(path)
     cases: list[Case] = []
@@ -72,9 +79,11 @@ def load(path: str, split: str = "all", limit: int | None = None) -> DataSet:
     if not cases:
         raise DataError(f"{path} holds no case" + ("" if split == "all" else f" in its {split} part"))
     _check_targets(path, cases)
+=======
+>>>>>>> engine
     digest = hashlib.sha256(where.read_bytes()).hexdigest() if where.is_file() else ""
-    return DataSet(where.name.removesuffix(".gz").rpartition(".")[0] or where.name, str(path), name, digest, split,
-                   tuple(cases), left_out)  # fmt: skip
+    name = where.name.removesuffix(".gz").rpartition(".")[0] or where.name
+    return DataSet(name, str(path), found.format, digest, split, tuple(found.cases), found.left_out)
 
 
 def _check_targets(path: str, cases: list[Case]) -> None:
@@ -88,31 +97,3 @@ def _check_targets(path: str, cases: list[Case]) -> None:
         raise DataError(
             f"{path} has no targets and no answers, so that nothing can be scored; give each edit a target"
         )
-
-
-def part(path: Path, split: str) -> frozenset[int] | None:
-    """The rows (from 0) of a part of a file by the splits.json beside it or above it; None for all of them.
-
-    Raises:
-        DataError: there is no splits.json, or it has no such rows.
-    """
-    if split == "all":
-        return None
-    home = next((p for p in path.resolve().parents if (p / "splits.json").is_file()), None)
-    if home is None:
-        raise DataError(
-            f"there is no splits.json beside {path} or above it: leave --split out, or take --split all"
-        )
-    try:
-        told = json.loads((home / "splits.json").read_text(encoding="utf-8"))
-        name = path.resolve().relative_to(home).as_posix()
-        if any(Path(name).match(one) for one in told.get(f"{split}_only", ())):
-            return None
-        rows = frozenset(told[name][split])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{home / 'splits.json'} has no rows of {path.name} for the part {split}") from None
-    if not rows:
-        raise DataError(
-            f"the part {split} of {path.name} is empty in {home / 'splits.json'}; take another --split"
-        )
-    return rows

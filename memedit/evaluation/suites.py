@@ -96,6 +96,6 @@ def _loaded(folder: Path, files: tuple[str, ...], limit: int) -> tuple[list[Data
 def _each(folder: Path, files: tuple[str, ...], limit: int) -> Iterator[tuple[str, DataSet | MemeditError]]:
     for name in files:
         try:
-            yield name, load(str(folder / name), limit=limit)
+            yield name, load(str(folder / name), limit=limit, skip_bad=True)
         except MemeditError as error:
             yield name, error

@@ -24,7 +24,6 @@ from memedit.scope import (
     FORMAT,
     KNOWN_SUBJECT,
     PAIR_FEATURES,
-    PLATT,
     TREES,
     ScopeClassifier,
 )
@@ -38,6 +37,10 @@ if TYPE_CHECKING:
 RATES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # false fires that a user may ask for
 NEAR_RATE = 10  # near misses may fire falsely so many times as often as general queries: they were written to be mistaken
 FEW = 20  # pairs in scope, or out of it, that a sigmoid needs at least
+# Without a told subject so many times more of the near misses may fire: half of what users ask in words of their own would
+# be missed otherwise, and their near misses, which differ in a word, are harder than any.
+UNTOLD = 3
+CUTS = np.linspace(-4, 6, 201)  # logits to choose from
 MISSED = 0.003  # share of the queries in scope that the gate may keep from the pair model
 RISING = {
     "share", "whole", "cos_masked", "lens_masked", "lens_whole", "cos_statement", "cos_prompt", "cos_best",
@@ -71,7 +74,7 @@ def untrained(encoder: Encoder, folder: Path, lower: int) -> ScopeClassifier:
             "name": encoder.name, "dim": encoder.dim, "digest": encoder.digest, "shipped": isinstance(inner, MiniLM),
         },
         "pair": {"lower": lower, "digest": encoder.digest if isinstance(inner, MiniLM) else ""},
-        "platt": {kind: [1.0, 0.0] for kind in PLATT},
+        "platt": {kind: [1.0, 0.0] for kind in TREES},
         "gate": [-30.0, 60.0],
     }  # fmt: skip
     plain = dict.fromkeys(("masked", "whole"), np.eye(encoder.dim, dtype=np.float32))
@@ -113,29 +116,43 @@ def combine(
 
 
 def weigh(classifier: ScopeClassifier, pairs: Pairs, settings: CombinerSettings) -> None:
-    """The trees that weigh the pair model's word: direct or not, and if not, ripple or not."""
+    """The trees that weigh the pair model's word: direct or not, with and without a told subject; and if not, ripple or not."""
+    told = pairs.table[:, KNOWN_SUBJECT] > 0
+    enough = _both_sides(pairs[~told])
     for kind, label, of in (
-        ("direct", DIRECT, np.arange(len(pairs.label))),
+        ("direct", DIRECT, np.ones(len(told), bool)),
+        ("untold", DIRECT, ~told if enough else np.ones(len(told), bool)),
         ("ripple", RIPPLE, pairs.label != DIRECT),
     ):
         some = pairs[of]
         classifier.trees[kind] = fit(some, some.label == label, settings)
 
 
+def _both_sides(pairs: Pairs) -> bool:
+    """Whether there are enough pairs in scope, and enough out of it, to learn from."""
+    return bool(min((pairs.label == DIRECT).sum(), (pairs.label == OUT).sum()) >= FEW)
+
+
 def calibrate(classifier: ScopeClassifier, unseen: Pairs, step: Step | None = None) -> None:
     """Platt and the floors, on pairs that neither trees nor pair model learned from."""
     made = classifier.settings
     pairs = read(classifier, unseen, step)
-    direct = classifier.trees["direct"](pairs.table)
     told = pairs.table[:, KNOWN_SUBJECT] > 0
-    logits = np.zeros(len(direct))
+    logits = np.zeros(len(told))
     for kind, mine in (("direct", told), ("untold", ~told)):
         some = pairs[mine]
-        if min((some.label == DIRECT).sum(), (some.label == OUT).sum()) >= FEW:
-            made["platt"][kind] = platt(direct[mine], some.label == DIRECT, some)
+        scores = classifier.trees[kind](some.table)
+        if _both_sides(some):
+            made["platt"][kind] = platt(scores, some.label == DIRECT, some)
         slope, shift = made["platt"][kind]
-        logits[mine] = slope * direct[mine] + shift
-    made.setdefault("thresholds", {})["floors"] = floors(logits, pairs)
+        logits[mine] = slope * scores + shift
+    mine = told if _both_sides(pairs[told]) else np.ones(len(told), bool)
+    made.setdefault("thresholds", {})["floors"] = lowest = floors(logits[mine], pairs[mine])
+    if _both_sides(
+        pairs[~told]
+    ):  # the floor is one for all: without a told subject probabilities make up for it
+        at = cut(logits[~told], pairs[~told], UNTOLD * NEAR_RATE * DEFAULT_RATE)
+        made["platt"]["untold"][1] += max(0.0, lowest[RATES.index(DEFAULT_RATE)] - at)
     rest = pairs[pairs.label != DIRECT]
     ripple = classifier.trees["ripple"](rest.table)
     made["platt"]["ripple"] = slope, shift = platt(ripple, rest.label == RIPPLE, rest)
@@ -336,25 +353,33 @@ def thresholds(
 def floors(logits: np.ndarray, pairs: Pairs) -> list[float]:
     """For each of RATES the logit at which NEAR_RATE times that share of near queries fires falsely.
 
-    Near queries are about an edit's subject or relation and don't concern it; their relations are none that anything
-    was trained on. Never below the point where hits and false fires balance, up to the default rate.
+    Near queries are about an edit's subject or relation and don't concern it. Never below the point where hits and false
+    fires balance, up to the default rate.
     """
-    weight = pairs.weights()
-    inside, outside = pairs.label == DIRECT, (pairs.label == OUT) & pairs.home
-    cuts = np.linspace(-4, 6, 201)
-    hits = np.array([weight[inside & (logits >= cut)].sum() for cut in cuts]) / max(
-        weight[inside].sum(), 1e-9
-    )
-    fires = np.array([weight[outside & (logits >= cut)].sum() for cut in cuts]) / max(
-        weight[outside].sum(), 1e-9
-    )
-    balanced = float(cuts[int(np.argmax(hits - fires))])
+    hits, fires = _curves(logits, pairs)
+    balanced = float(CUTS[int(np.argmax(hits - fires))])
     out = []
     for rate in RATES:
-        few = fires <= NEAR_RATE * rate
-        logit = float(cuts[int(np.argmax(few))]) if few.any() else 6.0
+        logit = cut(logits, pairs, NEAR_RATE * rate)
         out.append(max(logit, balanced) if rate <= DEFAULT_RATE else logit)
     return out
+
+
+def cut(logits: np.ndarray, pairs: Pairs, share: float) -> float:
+    """The lowest logit from which no more than this share of near queries fires falsely."""
+    few = _curves(logits, pairs)[1] <= share
+    return float(CUTS[int(np.argmax(few))]) if few.any() else float(CUTS[-1])
+
+
+def _curves(logits: np.ndarray, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the pairs in scope, and of near ones out of it, that fire from each of CUTS on."""
+    weight = pairs.weights()
+
+    def above(mine: np.ndarray) -> np.ndarray:
+        fired = [weight[mine & (logits >= cut)].sum() for cut in CUTS]
+        return np.array(fired) / max(weight[mine].sum(), 1e-9)
+
+    return above(pairs.label == DIRECT), above((pairs.label == OUT) & pairs.home)
 
 
 # ---------------------------------------------------------------- the folder
