@@ -20,11 +20,7 @@ LAYERS = [
     {"asked", "explanation"},
     {"knowing"},
     {"edited"},
-<<<<<<< HEAD
     {"evaluation", "scope_eval", "training", "locate", "harness"},
-=======
-    {"evaluation", "scope_eval", "training", "locate"},
->>>>>>> engine
     {"bench", "demo", "doctor", "report"},
     {"cli", "__main__"},
 ]

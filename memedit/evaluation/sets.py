@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from memedit.data import Case, read_placed
-from memedit.data.formats import about
-=======
 from memedit.data import Case, read_set
->>>>>>> engine
 from memedit.errors import DataError
 
 
@@ -55,32 +50,6 @@ def load(
     found = read_set(path, limit, None, None if split == "all" else split, skip_bad, together)
     _check_targets(path, found.cases)
     where = Path(path)
-<<<<<<< HEAD
-    rows = part(where, split)
-    name, found = read_placed(path)
-    cases: list[Case] = []
-    known: dict[str, str | None] = {}
-    left_out = 0
-    for number, (place, case) in enumerate(found):
-        if limit is not None and len(cases) >= limit:
-            break
-        if rows is not None and number not in rows:
-            continue
-        if isinstance(case, DataError):
-            raise DataError(f"{path} {place}: " + str(case).removeprefix(f"{place}: "))
-        targets = {key: edit.target for edit in case.edits for key in about(edit)}
-        against = any(known.get(key, target) != target for key, target in targets.items())
-        repeated = len(case.edits) == 1 and about(case.edit)[0] in known
-        if against or (repeated and all(q.kind != "multi-hop" for q in case.queries)):
-            left_out += 1
-            continue
-        cases.append(case)
-        known.update(targets)
-    if not cases:
-        raise DataError(f"{path} holds no case" + ("" if split == "all" else f" in its {split} part"))
-    _check_targets(path, cases)
-=======
->>>>>>> engine
     digest = hashlib.sha256(where.read_bytes()).hexdigest() if where.is_file() else ""
     name = where.name.removesuffix(".gz").rpartition(".")[0] or where.name
     return DataSet(name, str(path), found.format, digest, split, tuple(found.cases), found.left_out)
