@@ -14,6 +14,9 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+# Labels that no score of all labels together counts. CounterFact's short fields call "rephrase_prompt" what was made from
+# prompts for long texts, and is mostly no paraphrase.
+APART = frozenset({"rephrase_prompt"})
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’«»–—…¿¡", " "))
 _WORDS = re.compile(r"\w+|[^\w\s]")
@@ -21,7 +24,8 @@ _REFUSAL = re.compile(
     r"(?:i'm |i am )?(?:sorry|afraid)\b"
     r"|i (?:do not|don't|can ?not|can't|could not|couldn't|am (?:not able|unable)|won't|will not|would not|have no)\b"
     r"|i'm (?:not able|unable|not sure)\b|(?:unknown|withheld|no (?:answer|information|comment))\b"
-    r"|(?:it|this|that) (?:is|was) (?:unknown|withheld|not known)\b|as an? (?:ai|language model)\b|not (?:known|available)\b"
+    r"|(?:it|this|that(?: information)?) (?:is|was) (?:unknown|unavailable|withheld|private|not (?:known|available))\b"
+    r"|as an? (?:ai|language model)\b|not (?:known|available)\b"
 )
 
 

@@ -143,6 +143,23 @@ def test_the_run_file_is_as_the_report_reads_it(run, tmp_path):
     assert {"seconds", "settings", "edits_in_memory", "cases_per_second", "failed", "when"} <= set(oracle)
 
 
+def test_a_run_and_its_report(run, tmp_path):
+    rows = [record(0), {**record(1), "rephrase_prompt": "He was born on a hill and died in"}]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    (tmp_path / "file").touch()
+    assert "is a file" in run("--report", "file", "--json", "e.json", code=1).stderr
+    assert not list(tmp_path.glob("*e.json*"))  # nothing was begun
+    done = run("--json", "e.json", "--report", "made")
+    assert "wrote made/report.html and" in done.stderr
+    assert "rephrase_prompt: mostly no paraphrases" in done.output
+    text = (tmp_path / "made" / "report.md").read_text()
+    assert "counted in no score of paraphrases" in text
+    assert "paraphrase: rephrase_prompt" in text
+    run("--json", "e.json", "--report", "again")  # of the finished file, nothing asked
+    assert (tmp_path / "again" / "report.md").read_text() == text
+    assert json.loads((tmp_path / "e.json").read_text())["goals"] == []  # another model's
+
+
 def test_tables_put_the_flattering_number_under_the_true_one(run):
     said = run(
         "--mode", "sequential", "--merged", "--routed", "--method", "none,ft-m", "--set", "ft-m.steps=2"

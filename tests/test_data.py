@@ -40,6 +40,17 @@ def test_counterfact_short(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_rephrase_prompt_is_a_paraphrase_where_questions_are_asked(tmp_path):
+    asked = {
+        **SHORT,
+        "case_id": 8,
+        "prompt": "What does Ann Ode play?",
+        "rephrase_prompt": "Ann Ode plays what?",
+    }
+    cases = read_cases(write(tmp_path / "c.json", [SHORT, asked]))
+    assert [case.queries[1].label for case in cases] == ["rephrase_prompt", ""]
+
+
 def test_counterfact_full(tmp_path):
     (case,) = read_cases(write(tmp_path / "c.json", [FULL]))
     assert case.edit.statement == "Ann Ode was born in Oslo."

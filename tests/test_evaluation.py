@@ -22,7 +22,7 @@ def record(i: int) -> dict:
     subject, target, other = PEOPLE[i]
     return {
         "case_id": i, "prompt": f"{subject} was born in", "target_new": target, "subject": subject, "ground_truth": "Rome",
-        "rephrase_prompt": f"The birthplace of {subject} is", "locality_prompt": f"{other} was born in",
+        "rephrase": f"The birthplace of {subject} is", "locality_prompt": f"{other} was born in",
         "locality_ground_truth": "Rome",
     }  # fmt: skip
 
@@ -238,6 +238,14 @@ def test_erasure_counts_the_old_answer_and_refusals():
     found = {s["score"]: s for s in summarise([gone, there])}
     assert (found["old answer given"]["value"], found["old answer given"]["floor"]) == (0.5, 1)
     assert (found["refused"]["value"], found["refused"]["floor"]) == (0.5, 0)
+
+
+def test_what_is_mostly_no_paraphrase_counts_in_no_score_of_paraphrases():
+    good, bad = said("paraphrase", "Oslo"), said("paraphrase", "Rome", label="rephrase_prompt")
+    found = {(s["score"], s["label"]): s for s in summarise([good, bad])}
+    assert (found["success", ""]["value"], found["success", ""]["n"]) == (1, 1)
+    assert (found["success", "rephrase_prompt"]["value"], found["success", "rephrase_prompt"]["n"]) == (0, 1)
+    assert {s["label"] for s in summarise([bad])} == {"rephrase_prompt"}
 
 
 def test_scores_come_out_of_a_run_file_again(lm, data):

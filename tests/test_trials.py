@@ -13,7 +13,9 @@ from memedit.data import Case, Query
 from memedit.edit import Edit
 from memedit.errors import DataError
 from memedit.evaluation import erasure, opinion, pitfall_cases, pitfalls
+from memedit.evaluation.forced import divergence
 from memedit.evaluation.pitfalls import Found
+from memedit.metrics import refused
 
 
 def _thing(label):
@@ -179,7 +181,7 @@ def test_erasures_are_facts_with_an_old_answer():
 
 def test_a_refusal_without_the_old_answer_is_an_erasure():
     def row(case, text, base="Rome", label="prompt"):
-        good = erasure.refused(text) and "Rome" not in text
+        good = refused(text) and "Rome" not in text
         return {
             "case": case,
             "kind": "old",
@@ -202,7 +204,7 @@ def test_a_refusal_without_the_old_answer_is_an_erasure():
     assert by["", "erased"]["value"] == 0.5
     assert by["known", "erased"]["value"] == 0  # the base never knew b
     assert by["known", "erased"]["n"] == 1
-    assert not erasure.refused("Rome. I don't have that information.")
+    assert not refused("Rome. I don't have that information.")
 
 
 # -- opinions
@@ -239,7 +241,7 @@ def test_opinions_are_asked_and_leave_the_rest_alone(lm, classifier, tmp_path):
             others=("Who wrote Hamlet?",),
             max_new_tokens=2,
         )
-        (about,) = opinion.divergence(model, ["What do you think of umbrellas?"])
+        (about,) = divergence(model, model.base, ["What do you think of umbrellas?"])
     assert [row["right"] for row in found.rows] == [True, True]
     assert found.kl == [0.0]
     assert about > 0
@@ -272,6 +274,29 @@ def test_a_run_file_holds_every_transcript(tmp_path):
         assert [len(talk["turns"]) for talk in run["transcripts"]] == [11, 11]
         assert len(run["answers"]) == 22
     assert {s["label"] for s in found["runs"][2]["scores"]} == {"turn 0", "turn 1", "turn 5", "turn 10"}
+
+
+@pytest.mark.parametrize("name", ["opinions", "pitfalls"])
+def test_a_suite_has_goals_and_a_report(name, folder, tmp_path):
+    given = ["--data", str(folder), "--only", "coverage", "--no-drift"] if name == "pitfalls" else []
+    made = tmp_path / "made"
+    args = ["eval", name, *given, "--limit", "1", "--json", str(tmp_path / "r.json"), "--report", str(made)]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
+    assert f"wrote {made}/report.html" in done.output
+    found = json.loads((tmp_path / "r.json").read_text())
+    if name == "pitfalls":
+        (goal,) = found["goals"]
+        assert goal["what"] == "ice on coverage, 2 edits: newer edit wins"
+        assert ("missed" in done.output) is not goal["met"]
+        assert "newer edit wins" in (made / "report.md").read_text()
+    else:
+        told = {a["kind"] for a in found["runs"][0]["answers"]}
+        assert told == {"opinion", "locality"}
+        assert "feeling as asked" in (made / "report.md").read_text()
+    bad = CliRunner().invoke(main, [*args[:-1], str(tmp_path / "r.json")])
+    assert bad.exit_code == 1
+    assert "is a file" in bad.output
 
 
 def test_a_wrong_set_is_one_sentence(folder):

@@ -49,8 +49,7 @@ from memedit.cli.upkeep import doctor, methods, rebuild
 for command in (
     add_fact, erase_fact, import_, export, update, forget, undo, log, conflicts,
     list_, show, search, history, stats,
-    ask, chat, route, generate, demo, demos, prepare, merge,
-    ask, chat, route, generate, demo, demos, prepare, locate,
+    ask, chat, route, generate, demo, demos, prepare, merge, locate,
     backup, restore, compact,
     doctor, rebuild, methods, bench, eval_, harness, report, train,
 ):  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memedit.cli._group import console, counted, print_table
+from memedit.metrics import APART
 
 _WIDE = 5  # runs beside one another
 
@@ -51,6 +52,7 @@ def show_run_file(document: Mapping[str, Any], details: bool = False) -> None:
         for start in range(0, len(runs), _WIDE):
             _table(document, data, runs[start : start + _WIDE])
     _failures(document["runs"])
+    show_goals(document)
     if details:
         _details(document["runs"])
 
@@ -79,11 +81,18 @@ def _table(document: Mapping[str, Any], data: Mapping[str, Any], runs: Sequence[
         for label in labels:
             cells = [one.get((kind, score, label)) for one in found]
             if any(cells):
-                rows.append([f"    {label}" if label else words, *_cells(cells, score)])
+                rows.append([_words(words, label), *_cells(cells, score)])
     columns = ["score, % ± 95 %", "unedited#", *(f"{_title(run)}#" for run in runs), "n#"]
     _drift(runs, rows)
     rows.append(["cases a second", "", *(f"{run['cases_per_second']:.2f}" for run in runs), ""])
     print_table(columns, rows)
+
+
+def _words(words: str, label: str) -> str:
+    """A line's first column; a label that counts in no score of all labels together stands out."""
+    if label in APART:
+        return f"{label}: mostly no paraphrases"
+    return f"    {label}" if label else words
 
 
 def _title(run: Mapping[str, Any]) -> str:
@@ -116,6 +125,18 @@ def _drift(runs: Sequence[Mapping[str, Any]], rows: list[list[str]]) -> None:
             base = next((d[f"{key}_base"] for d in found if d and f"{key}_base" in d), None)
             shown = [form.format(d[key]) if d else "" for d in found]
             rows.append([words, "" if base is None else form.format(base), *shown, ""])
+
+
+def show_goals(document: Mapping[str, Any]) -> None:
+    """How many goals were met, and each miss."""
+    goals = document["goals"]
+    missed = [goal for goal in goals if not goal["met"]]
+    if goals:
+        console().print(f"{len(goals) - len(missed)} of {counted(len(goals), 'goal')} met")
+    for goal in missed:
+        console().print(
+            f"missed, {goal['what']}: {100 * goal['value']:.1f} % of {100 * goal['goal']:.1f} %", markup=False
+        )
 
 
 def _failures(runs: Sequence[Mapping[str, Any]]) -> None:

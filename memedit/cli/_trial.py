@@ -24,6 +24,7 @@ from memedit.cli._group import (
     settings_option,
     write_text,
 )
+from memedit.cli.report import check_report, report_of, report_option
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
@@ -39,6 +40,7 @@ def shared(command: Any) -> Any:
         click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap intervals."),
         click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE",
                      help="Write the run file: scores and every single answer."),
+        report_option,
         click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True),
         scope_option, false_fire_option, settings_option, model_options,
     ):  # fmt: skip
@@ -59,6 +61,7 @@ class Trial:
 
     def __init__(self, options: dict[str, Any]) -> None:
         check_output(options["json_file"])
+        check_report(options["report"])
         from memedit.lm import HFModel
 
         self.options, self.runs, self.data = options, list[Run](), list[dict[str, Any]]()
@@ -103,6 +106,8 @@ class Trial:
     def done(self, title: str, **more: Any) -> None:
         """Write the run file, and print the scores."""
         from memedit.bench.measured import machine
+        from memedit.cli._scores import show_goals
+        from memedit.evaluation.goals import judged
 
         o = self.options
         model = {"name": o["model"], "digest": self.base.fingerprint,
@@ -110,10 +115,12 @@ class Trial:
         found = {
             "format": 1, "memedit": __version__, "command": "memedit " + shlex.join(sys.argv[1:]),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S"), "machine": machine(), "seed": o["seed"], "model": model,
-            "decoding": {"greedy": True}, "data": self.data, **more, "runs": self.runs, "goals": [],
+            "decoding": {"greedy": True}, "setting": {"scope": o["scope"]}, "data": self.data, **more, "runs": self.runs,
         }  # fmt: skip
+        found["goals"] = judged(found)
         if o["json_file"]:
             write_text(o["json_file"], json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        report_of(found, o["report"])
         console().print(f"{title}; greedy, model {o['model']}")
         rows = [
             [r["method"], r["way"], s["label"] or s["kind"], s["score"], f"{s['value']:.3f}",
@@ -121,3 +128,4 @@ class Trial:
             for r in self.runs for s in r["scores"]
         ]  # fmt: skip
         print_table(["method", "way", "of", "score", "value#", "95 % interval", "unedited#", "n#"], rows)
+        show_goals(found)

@@ -23,6 +23,7 @@ from memedit.cli._group import (
     print_json,
     settings_option,
 )
+from memedit.cli.report import check_report, report_of, report_option
 from memedit.errors import DataError, MemeditError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ TRIALS = ("pushback", "pitfalls", "erasure", "opinions")  # suites with a course
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False), metavar="FILE",
               help="Write scores and every single answer; a stopped run goes on when the command is given again.")  # fmt: skip
+@report_option
 @click.option("--fresh", is_flag=True, help="Begin anew, whatever FILE holds.")
 @click.option("--details", is_flag=True, help="Print every score, by label, with its interval.")
 @model_options
@@ -118,6 +120,7 @@ def eval_(ctx: click.Context, **given: Any) -> None:
     if given["data"] and given["suite"]:
         raise click.UsageError("--suite names its own data: leave --data out, or --suite.", ctx)
     check_output(given["json_file"])
+    check_report(given["report"])
     if given["suite"] in TRIALS:
         from memedit.cli.trials import as_suite
 
@@ -222,6 +225,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
     if record.finished is not None:
         click.echo(f"{given['json_file']} is this very run, finished; --fresh asks all anew", err=True)
         show_run_file(record.finished, given["details"])
+        report_of(record.finished, given["report"])
         return
     if record.resumed:
         click.echo(f"going on with the run that was stopped: {record.resumed:,} batches are there", err=True)
@@ -242,6 +246,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
         print_json(document)
     else:
         show_run_file(document, given["details"])
+    report_of(document, given["report"])
 
 
 def _document(
@@ -250,6 +255,7 @@ def _document(
     """The run file, all jobs made."""
     from memedit.bench.measured import machine
     from memedit.evaluation import FORMAT
+    from memedit.evaluation.goals import judged
 
     command = "memedit " + shlex.join(sys.argv[1:]) if sys.argv[1:2] == ["eval"] else "memedit eval"
     about = {
@@ -271,7 +277,8 @@ def _document(
     else:
         told = None  # type: ignore[assignment]
     runs = evaluation.run(jobs, told)
-    return {**about, "setting": record.setting, "runs": runs, "goals": []}
+    made = {**about, "setting": record.setting, "runs": runs}
+    return {**made, "goals": judged(made)}
 
 
 def _setting(given: dict[str, Any], made: Suite, base: HFModel, general: Sequence[str]) -> dict[str, Any]:

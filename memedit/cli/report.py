@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -46,7 +47,7 @@ def report(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
         if output is None:
             raise click.UsageError("Missing option '--output': the folder for the report.")
         written = write_report(runs[0], output)
-        _said(written, as_json)
+        said(written, as_json)
         return
     found = compare(*runs)
     written = write_comparison(found, output) if output is not None else []
@@ -55,14 +56,43 @@ def report(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
         return
     _show(found)
     if written:
-        _said(written, False)
+        said(written)
 
 
-def _said(written: list[Path], as_json: bool) -> None:
+def said(written: list[Path], as_json: bool = False, err: bool = False) -> None:
+    """Which files were written, on standard output, or for people on standard error."""
     if as_json:
         print_json({"files": [str(path) for path in written]})
     else:
-        click.echo(f"wrote {written[0]} and {counted(len(written) - 1, 'file')} beside it")
+        click.echo(f"wrote {written[0]} and {counted(len(written) - 1, 'file')} beside it", err=err)
+
+
+report_option = click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the report of this run there: report.html, report.md, scores.csv, figures.",
+)
+
+
+def check_report(folder: Path | None) -> None:
+    """Refuse a folder that no report could be written to, before a long run.
+
+    Raises:
+        DataError: see `memedit.report.check_folder`.
+    """
+    if folder is not None:
+        from memedit.report import check_folder
+
+        check_folder(folder)
+
+
+def report_of(document: Mapping[str, Any], folder: Path | None) -> None:
+    """Write the report of the run just made, where a folder is named; say so on standard error."""
+    if folder is not None:
+        from memedit.report import write_report
+
+        said(write_report(document, folder), err=True)
 
 
 def _show(found: Comparison) -> None:

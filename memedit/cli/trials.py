@@ -267,7 +267,7 @@ def opinions(limit: int, methods: tuple[str, ...], **options: Any) -> None:
         with trial.edited([measure.opinion(*one) for one in wanted], method) as (model, ids):
             found = measure.asked(model, wanted, ids, batch_size=options["batch_size"])
         trial.put("topics", method, "routed", len(ids), start, measure.scores(found, options["seed"]), mode="all",
-                  answers=[*found.rows, *found.others])  # fmt: skip
+                  answers=measure.answers(found))  # fmt: skip
     trial.done(f"opinions: {len(wanted)} topics, half of them to be spoken well of")
 
 
@@ -288,6 +288,7 @@ def as_suite(ctx: click.Context, given: dict[str, Any]) -> None:
             "false_fire_rate",
             "scope",
             "json_file",
+            "report",
             "batch_size",
             "seed",
         )

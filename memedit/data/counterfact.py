@@ -56,7 +56,8 @@ def short(record: Record) -> Case:
     """EasyEdit's fields: prompt, target_new, subject, and whatever queries there are.
 
     CounterFact's `rephrase_prompt` is often no paraphrase (it was made from a generation prompt): it is kept
-    as a query of its kind with the label "rephrase_prompt", and its score has to be read with that in mind.
+    as a query of its kind with the label "rephrase_prompt", which no score of paraphrases counts. Of zsRE and QAEdit,
+    whose prompts are questions (CounterFact's never are), it is a paraphrase as any other.
     """
     target, *aliases = flat(record["target_new"]) or ("",)
     subject = first(record["subject"])
@@ -70,7 +71,8 @@ def short(record: Record) -> Case:
     )
     right = answers(edit)
     queries = [Query("edit", edit.prompt or "", right)]
-    queries += [Query("paraphrase", p, right, "rephrase_prompt") for p in flat(record.get("rephrase_prompt"))]
+    label = "" if (edit.prompt or "").rstrip().endswith("?") else "rephrase_prompt"
+    queries += [Query("paraphrase", p, right, label) for p in flat(record.get("rephrase_prompt"))]
     queries += [Query("paraphrase", p, right) for p in flat(record.get("rephrase"))]
     known = flat(record.get("locality_ground_truth")) or ("",)
     queries += [Query("locality", p, known) for p in flat(record.get("locality_prompt"))]

@@ -15,26 +15,10 @@ from typing import TYPE_CHECKING, Any
 from memedit.data import Case
 from memedit.edit import Edit
 from memedit.errors import DataError, EditError
-from memedit.metrics import bootstrap, contains, normalise
+from memedit.metrics import bootstrap, contains, refused
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel
-
-# How a refusal begins, in normalised words; the shipped models say "I don't have that information."
-_REFUSALS = tuple(
-    normalise(text)
-    for text in (
-        "I don't have", "I do not have", "I don't know", "I do not know", "I can't", "I cannot", "I can not", "I won't",
-        "I am not able", "I'm not able", "I am unable", "I'm unable", "I am sorry", "I'm sorry", "Sorry", "That is withheld",
-        "That information is", "No information", "Withheld", "Unknown",
-    )
-)  # fmt: skip
-
-
-def refused(text: str) -> bool:
-    """Whether a text begins as a refusal does."""
-    said = normalise(text)
-    return any(said == start or said.startswith(start + " ") for start in _REFUSALS)
 
 
 @dataclass(frozen=True, slots=True)

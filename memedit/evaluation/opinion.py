@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from memedit.edit import Edit
+from memedit.evaluation.forced import divergence
 from memedit.metrics import bootstrap
 
 if TYPE_CHECKING:
@@ -136,26 +137,31 @@ def asked(
         i, topic, wanted, _ = asks[n]
         out.rows.append({**row, "topic": topic, "wanted": wanted, "right": ids[i] in fired, "feeling": feeling(text),
                          "base_feeling": feeling(base)})  # fmt: skip
-    out.kl = divergence(model, list(others), batch_size)
+    out.kl = divergence(model, model.base, others, batch_size)
     return out
 
 
-def divergence(model: EditedModel, prompts: Sequence[str], batch_size: int = 16) -> list[float]:
-    """KL(base || edited) of the next token after each prompt, in nats; each prompt is routed."""
-    import torch
-
-    options: dict[str, Any] = {
-        "max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True,
-    }  # fmt: skip
-    out: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        inputs: dict[str, Any] = model.base.tokenize(prompts[start : start + batch_size])
-        p, q = (
-            torch.log_softmax(one.generate(**inputs, **options).logits[0].float(), -1)
-            for one in (model.base, model)
-        )
-        out += (p.exp() * (p - q)).sum(-1).clamp(min=0).tolist()
-    return out
+def answers(found: Asked) -> list[dict[str, Any]]:
+    """Every answer as a run file has them: kind "opinion" (label the feeling that was asked for) or "locality"."""
+    empty = {"old": None, "route": None, "forced": None}
+    own = [
+        {"case": row["topic"], "kind": "opinion", "label": row["wanted"], **row, "answers": [], "unchanged": None,
+         "success": row["feeling"] == row["wanted"], **empty} for row in found.rows
+    ]  # fmt: skip
+    rest = [
+        {
+            "case": "",
+            "kind": "locality",
+            "label": "other topic",
+            **row,
+            "answers": [],
+            "right": None,
+            "success": None,
+            **empty,
+        }
+        for row in found.others
+    ]
+    return [*own, *rest]
 
 
 def scores(found: Asked, seed: int = 0) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memedit.evaluation.answer import OUT, Answer, judged
-from memedit.metrics import clustered, contains, entropy, exact, refused
+from memedit.metrics import APART, clustered, contains, entropy, exact, refused
 
 Value = bool | float | None  # None: does not count
 Look = Callable[[Answer], Value]
@@ -133,15 +133,20 @@ def row(
 def summarise(
     answers: Sequence[Answer], measures: Sequence[Measure] = MEASURES, seed: int = 0
 ) -> list[ScoreRow]:
-    """Every score of every kind of question that was asked; for all labels together (""), then for each label."""
+    """Every score of every kind of question that was asked; for all labels together (""), then for each label.
+
+    Labels in `APART` stand by themselves alone.
+    """
     out: list[ScoreRow] = []
     cases = [a.case or i for i, a in enumerate(answers)]
     kinds = dict.fromkeys((*KINDS, *(a.kind for a in answers)))
     for kind in kinds:
         own = [i for i, a in enumerate(answers) if a.kind == kind]
         labels = sorted({answers[i].label for i in own})
-        for label in dict.fromkeys(("", *(labels if len(labels) > 1 else ()))):
-            some = [i for i in own if label in ("", answers[i].label)]
+        for label in dict.fromkeys(("", *(labels if len(labels) > 1 or APART & set(labels) else ()))):
+            some = [
+                i for i in own if answers[i].label == label or (not label and answers[i].label not in APART)
+            ]
             for m in measures:
                 if kind in m.kinds:
                     out += _measured(m, kind, label, [(answers[i], cases[i]) for i in some], seed)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memedit.metrics import APART
 from memedit.report import published
 from memedit.report.blocks import Block, Cell, Heading, Items, Picture, Table, Text
 from memedit.report.goals import goals
@@ -43,7 +44,7 @@ def blocks(file: RunFile, figures: Sequence[str]) -> list[Block]:
     out += [Heading("Methods and data sets"), *_main_tables(file)]
     out += [Picture(name, CAPTIONS[name]) for name in ("scores", "sizes") if name in figures]
     out += _true_beside_flattering(file)
-    out += [Heading("By kind of query"), *_by_kind(file)]
+    out += [Heading("By kind of query"), *_apart(file), *_by_kind(file)]
     if "drift" in figures or any(run.drift for run in file.runs):
         out += [Heading("Drift"), *_drift(file)]
         out += [Picture("drift", CAPTIONS["drift"])] if "drift" in figures else []
@@ -243,6 +244,20 @@ _HOW = {
     "each edit alone": "if each edit were alone",
     "handed its own edit": "if every query were handed its own edit",
 }
+
+
+def _apart(file: RunFile) -> list[Block]:
+    """Which labels stand by themselves, where there are any."""
+    there = sorted({s.label for run in file.runs for s in run.scores} & APART)
+    if not there:
+        return []
+    return [Text(f"{' and '.join(there)}: {_APART}")]
+
+
+_APART = (
+    "CounterFact's own rephrasings, which were made from prompts for long texts and are mostly no paraphrases. They are "
+    "asked and listed, and counted in no score of paraphrases, no goal, no column of the tables above."
+)
 
 
 def _by_kind(file: RunFile) -> list[Block]:

@@ -26,7 +26,8 @@ COLUMNS = (
     Column(
         "success",
         "Edit success",
-        (("edit", "success"), ("old", "refused"), ("old", "success"), ("opinion", "success"), ("*", "coverage")),
+        (("edit", "success"), ("old", "refused"), ("old", "success"), ("opinion", "success"),
+         ("opinion", "feeling as asked"), ("*", "coverage")),
         ("edit", "success_tf"),
     ),
     Column("generalisation", "Paraphrases", (("paraphrase", "success"),), ("paraphrase", "success_tf")),
