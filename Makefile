@@ -1,7 +1,7 @@
 # make demo   what memedit does, on the shipped models, offline
 # make test   lint, types, tests        make check   lint and types alone     (with CUDA the GPU's tests run, too: docs/gpu.md)
 # make torture  what a memory must stand, in full: killed writers, a crowd, nonsense (minutes)
-# make eval-small  every format of public data in ../shared/data, a few cases each, read and scored (two minutes)
+# make eval-small  every format of public data in ../shared/data, a few cases each, read and scored (two minutes of one core)
 # make bench  the speed claims          make clean   remove the virtual environment and what builds left
 
 PYTHON ?= python3

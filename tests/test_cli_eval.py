@@ -201,6 +201,15 @@ def test_bad_options_get_one_sentence(run, args, message, monkeypatch):
     assert message in run(*args, code=1).stderr
 
 
+def test_targets_that_are_too_long_to_be_said_are_told_of(run, tmp_path):
+    rows = [
+        record(0),
+        {**record(1), "target_new": "a very long name that goes on and on, word after word, to its end"},
+    ]
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    assert "1 of 2 targets of c can't be said in --max-new-tokens 6" in run("--method", "none").stderr
+
+
 def test_contradictory_cases_are_left_out_and_counted(run, tmp_path):
     rows = [record(0), {**record(0), "target_new": "Bern"}, record(1), record(1)]
     (tmp_path / "c.json").write_text(json.dumps(rows))

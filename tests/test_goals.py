@@ -61,6 +61,7 @@ def test_the_best_method_is_judged_by_all_its_numbers():
     [
         file(run(0.8, 0.5), model="gpt2"),
         file(run(0.8, 0.5), scope="mine"),
+        {**file(run(0.8, 0.5)), "decoding": {"max_new_tokens": 8}},
         file(run(0.8, 0.5, method="oracle:ice"), run(0.8, 0.5, method="none")),
         file(run(0.8, 0.5, way="merged"), run(0.8, 0.5, mode="single"), run(0.8, 0.5, mode="batch:9")),
         file(run(0.8, 0.5, mode="sequential", when="after-each"), run(0.8, 0.5, data="d")),

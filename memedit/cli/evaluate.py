@@ -106,7 +106,7 @@ def eval_(ctx: click.Context, **given: Any) -> None:
     \b
     Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl --json run.json
-      memedit eval --data counterfact-val.json --limit 200 --method none,ice,ike,oracle --set ike.k=8
+      memedit eval --data counterfact-val.json --limit 200 --method none,ice,ike,oracle --set ike.k=8 --report report
       memedit eval --data wiki_recent_train.json --split dev --method ice --fill 10000 --folder ../shared/data
       memedit eval --data known.jsonl --limit 100 --method rome,ft-m --merged --mode sequential --drift
       memedit eval --suite small --folder ../shared/data
@@ -229,6 +229,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
         return
     if record.resumed:
         click.echo(f"going on with the run that was stopped: {record.resumed:,} batches are there", err=True)
+    _too_long(made.jobs, base, given["max_new_tokens"])
     options = Options(
         settings=given["settings"], general=general, most=made.most, max_new_tokens=given["max_new_tokens"],
         batch_size=given["batch_size"], seed=given["seed"], teacher=not given["no_forced"],
@@ -247,6 +248,21 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
     else:
         show_run_file(document, given["details"])
     report_of(document, given["report"])
+
+
+def _too_long(jobs: Sequence[Job], base: HFModel, most: int) -> None:
+    """Say of which targets so many new tokens are too few: no method could be right there."""
+    for data in {job.data.name: job.data for job in jobs}.values():
+        asked = [
+            q.answers for case in data.cases for q in case.queries if q.kind == "edit" and any(q.answers)
+        ]
+        spaced = [[f" {answer}" for answer in answers] for answers in asked]
+        long = sum(min(map(len, base.tokenizer(own)["input_ids"])) > most for own in spaced)
+        if long:
+            click.echo(
+                f"{long:,} of {counted(len(asked), 'target')} of {data.name} can't be said in --max-new-tokens {most}, "
+                "and count as misses", err=True,
+            )  # fmt: skip
 
 
 def _document(

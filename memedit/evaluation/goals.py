@@ -15,6 +15,7 @@ from memedit.evaluation.states import AFTER_ALL
 from memedit.metrics import APART
 
 EXAMPLES = 3
+TOKENS = 16  # an answer that was cut off sooner is no miss of the model's
 Run = Mapping[str, Any]
 
 
@@ -70,6 +71,8 @@ def judged(document: Mapping[str, Any], goals: Sequence[Goal] = GOALS) -> list[d
     from memedit.loading import SHIPPED
 
     if document["model"]["name"] not in SHIPPED or (document.get("setting") or {}).get("scope"):
+        return []
+    if document.get("decoding", {}).get("max_new_tokens", TOKENS) < TOKENS:
         return []
     parts = {data["name"]: data.get("split", "") for data in document["data"]}
     out = []
