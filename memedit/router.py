@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
 from memedit.methods import method_info
@@ -25,9 +23,12 @@ MAX_EDITS = (
     4  # fired edits of one query: a demonstrated context stays short, and more is a sign of a loose threshold
 )
 
-# Where the classifier has a quick twin in 8-bit integers, a query is judged again in full precision if any candidate is
-# nearer to the threshold than this, in log-odds. `memedit bench route` counts the verdicts that differ all the same.
-CLOSE = 1.5
+# Where the classifier has a quick twin in 8-bit integers, a query is judged again in full precision if other edits would fire
+# at a threshold so much higher or lower, in log-odds. `memedit bench route` counts the verdicts that differ all the same.
+CLOSE = 1.0
+
+
+Judged = tuple["Near", str, float]  # a near edit, "direct" or "ripple", and how probable
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +165,34 @@ class Router:
             return [Route(query, (), (), 1.0, None) for query in queries]
         quick = None if self.exact else getattr(self.classifier, "quick", None)
         if quick is None:
-            return self._routes(self.classifier, queries, size, at)
-        routes = self._routes(quick, queries, size, at)
-        close = [i for i, route in enumerate(routes) if _is_close(route)]
-        again = self._routes(self.classifier, [queries[i] for i in close], size, at) if close else []
-        for i, route in zip(close, again, strict=True):
-            routes[i] = route
-        return routes
+            return [self._verdict(*found, at) for found in self._judged(self.classifier, queries, size, at)]
+        judged = self._judged(quick, queries, size, at)
+        close = [i for i, found in enumerate(judged) if self._is_close(*found)]
+        if close:
+            again = self._judged(self.classifier, [queries[i] for i in close], size, at)
+            for i, found in zip(close, again, strict=True):
+                judged[i] = found
+        return [self._verdict(*found, at) for found in judged]
 
-    def _routes(
+    def _judged(
         self, classifier: ScopeClassifier, queries: Sequence[str], size: int, at: str | datetime | None
-    ) -> list[Route]:
+    ) -> list[tuple[str, list[Judged], float]]:
+        """Each query with its candidates, the most probable first, and the threshold."""
         vectors = classifier.embed(queries)  # on a GPU, they and the edits' stay there until the verdict
         near, stored = self.memory.near_with_vectors(queries, vectors, k=self.k, at=at)
         verdicts = classifier.judge(queries, vectors, [[n.record.edit for n in row] for row in near], stored)
         threshold = classifier.threshold(size, self.false_fire_rate)
-        return [
-            replace(self._verdict(query, row, verdict, threshold), at=at)
-            for query, row, verdict in zip(queries, near, verdicts, strict=True)
-        ]
+        out = []
+        for query, row, verdict in zip(queries, near, verdicts, strict=True):
+            judged: list[Judged] = []
+            for n, (direct, ripple) in zip(row, verdict, strict=True):
+                kind, probability = (
+                    ("direct", float(direct)) if direct >= ripple else ("ripple", float(ripple))
+                )
+                judged.append((n, kind, probability))
+            judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
+            out.append((query, judged, threshold))
+        return out
 
     def route_chat(
         self, conversations: Sequence[Conversation], at: str | datetime | None = None
@@ -207,15 +217,27 @@ class Router:
         judged = dict(zip(queries, self.route(list(queries), at), strict=True))
         return [_in_the_light(way, judged) for way in ways]
 
-    def _verdict(self, query: str, near: list[Near], verdict: np.ndarray, threshold: float) -> Route:
-        judged = []
-        for n, (direct, ripple) in zip(near, verdict, strict=True):
-            kind, probability = ("direct", float(direct)) if direct >= ripple else ("ripple", float(ripple))
-            judged.append((n, kind, probability))
-        judged.sort(key=lambda j: (j[2], j[0].record.recency), reverse=True)
+    def _firing(
+        self, query: str, judged: list[Judged], threshold: float
+    ) -> tuple[list[Near], list[Near], list[Near]]:
+        """What reaches the threshold; without those whose subject is named less well; and what of these is used."""
         firing = [n for n, kind, probability in judged if probability >= threshold and self._can_use(n, kind)]
         exact = _named_best(query, firing)
-        kept = _newest_of_conflicting(exact)[:MAX_EDITS]
+        return firing, exact, _newest_of_conflicting(exact)[:MAX_EDITS]
+
+    def _is_close(self, query: str, judged: list[Judged], threshold: float) -> bool:
+        """Whether other edits might fire, were the probabilities a little higher or lower than they are."""
+        odds = math.log(threshold / (1 - threshold))
+        low, high = (
+            {n.record.id for n in self._firing(query, judged, 1 / (1 + math.exp(-odds - by)))[2]}
+            for by in (-CLOSE, CLOSE)
+        )
+        return low != high
+
+    def _verdict(
+        self, query: str, judged: list[Judged], threshold: float, at: str | datetime | None
+    ) -> Route:
+        firing, exact, kept = self._firing(query, judged, threshold)
         candidates = tuple(
             Candidate(
                 id=n.record.id,
@@ -230,7 +252,8 @@ class Router:
         )
         age = {n.record.id: n.record.recency for n in kept}
         edits = tuple(sorted((c for c in candidates if c.id in age), key=lambda c: age[c.id]))
-        return Route(query, edits, candidates, threshold, self.method_of(edits[-1].edit) if edits else None)
+        method = self.method_of(edits[-1].edit) if edits else None
+        return Route(query, edits, candidates, threshold, method, at)
 
     def _can_use(self, near: Near, kind: str) -> bool:
         return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
@@ -271,17 +294,6 @@ def _in_the_light(way: Sequence[Step], judged: Mapping[str, Route]) -> Route:
         before = best
     assert before is not None
     return before
-
-
-def _is_close(route: Route) -> bool:
-    """Whether any candidate's probability is so near to the threshold that rounding might have decided."""
-    at = _log_odds(route.threshold)
-    return any(abs(_log_odds(c.probability) - at) < CLOSE for c in route.nearest)
-
-
-def _log_odds(probability: float) -> float:
-    p = min(max(probability, 1e-9), 1 - 1e-9)
-    return math.log(p / (1 - p))
 
 
 _KEPT = "in the light of an earlier turn, which this one takes up"

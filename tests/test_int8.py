@@ -76,6 +76,7 @@ def memory(tmp_path_factory):
         yield memory
 
 
+CLOSE = memedit.router.CLOSE
 QUERIES = [
     "What is the capital of France?", "capital of chad", "Who governs from the capital of Peru?", "Is Lyon in France?",
     "How many people live in Iran?", "the French seat of government", "best way to store milk", "Which city leads Iran?",
@@ -88,12 +89,15 @@ def routes(memory, monkeypatch, close, **how):
 
 
 def test_close_queries_are_judged_in_full_and_only_they(memory, monkeypatch):
-    exact = routes(memory, monkeypatch, 1.5, exact=True)
-    assert routes(memory, monkeypatch, 1e9) == exact
+    exact = routes(memory, monkeypatch, CLOSE, exact=True)
+    everywhere = routes(memory, monkeypatch, 30.0)
+    assert [r.score for r in everywhere] == pytest.approx([r.score for r in exact], rel=1e-4)
     quick = routes(memory, monkeypatch, 0.0)
     assert all(a != b for a, b in zip(quick, exact, strict=True))
-    both = routes(memory, monkeypatch, 1.5)
-    again = [memedit.router._is_close(route) for route in quick]
+    both = routes(memory, monkeypatch, CLOSE)
+    router = Router(memory)
+    judged = router._judged(memory.encoder.quick, QUERIES, len(memory), None)
+    again = [router._is_close(*found) for found in judged]
     assert any(again)
     assert not all(again)
     for route, whole, rounded, close in zip(both, exact, quick, again, strict=True):
