@@ -195,17 +195,20 @@ def curve(log: list[dict[str, float]], file: Path, probe: int = 100) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=80)
-    steps = [entry["step"] for entry in log]
-    for name in log[-1]:
-        if name != "step":
-            axes = right if name.startswith("loss ") else left
-            axes.plot(
-                steps, [e.get(name, float("nan")) for e in log], label=name.removeprefix("loss "), lw=1.3
-            )
+    for name in dict.fromkeys(name for entry in log for name in entry if name != "step"):
+        at = [(entry["step"], entry[name]) for entry in log if name in entry]
+        axes = right if name.startswith("loss ") else left
+        axes.plot(
+            *zip(*at, strict=True),
+            "o-" if len(at) < 5 else "-",
+            ms=3,
+            label=name.removeprefix("loss "),
+            lw=1.3,
+        )
     left.set(xlabel="step", ylabel=f"share right (probe of {probe})", ylim=(0, 1))
     right.set(xlabel="step", ylabel="loss, nats a token", yscale="log")
     for axes in (left, right):
-        axes.legend(fontsize=6, frameon=False)
+        axes.legend(fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(file)

@@ -1,6 +1,6 @@
 """Train the counterfactual model of `serac`: a LoRA on the shipped base that answers from (statement, query).
 
-    python train/counterfactual.py                          # train, about 45 minutes on one idle core; resumes after a kill
+    python train/counterfactual.py                          # train, an hour and a half on one busy core; resumes after a kill
     python train/counterfactual.py --evaluate --json t.json # the table of the card: serac, ice, ike on the scored sets
     accelerate launch train/counterfactual.py               # the same on several GPUs
 
@@ -68,11 +68,11 @@ class Settings:
     base: str = "base"  # shipped name or folder
     more: str = ""  # your own JSON lines {"statement", "query", "answer"}, a fifth of what is read
     seed: int = 0
-    steps: int = 430
+    steps: int = 1000
     documents: int = 64  # of a step, about 47 tokens each
     rank: int = 32
     rate: float = 3e-3
-    focus_from: int = 150  # from this step on mostly verdicts, which are learnt last
+    focus_from: int = 300  # from this step on mostly verdicts, which are learnt last
     decay_from: float = 0.3  # share of the steps after which the rate falls, linearly to a fiftieth
     threads: int = 1
     compile: int = 0  # 1: torch.compile; faster steps, after a minute or more of its own
@@ -312,11 +312,12 @@ def train(s: Settings) -> Path:
         if trainer.step % 10 == 0:
             shown = " ".join(f"{k} {v:.2f}" for k, v in sorted(mean.items()))
             bar.set_postfix_str(f"loss: {shown}; {tokens / (time.time() - started):,.0f} tokens/s")
+            trainer.log.append({"step": trainer.step, **{f"loss {k}": v for k, v in mean.items()}})
         done = trainer.step == s.steps
         if first and probes and (trainer.step % s.probe_every == 0 or done):
             scores, _ = measured(probes, trainer.answer)
             values = {name: of["all"]["value"] for name, of in scores.items()}
-            trainer.log.append({"step": trainer.step, **values, **{f"loss {k}": v for k, v in mean.items()}})
+            trainer.log.append({"step": trainer.step, **values})
             bar.write(f"{trainer.step}: " + "  ".join(f"{name} {v:.3f}" for name, v in values.items()))
         if first and (trainer.step % s.save_every == 0 or done):
             trainer.save(run, source)
