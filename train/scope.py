@@ -40,9 +40,9 @@ from scope_encoder import load_encoder, remembering
 from memedit.edit import Edit
 from memedit.encoder import MiniLM
 from memedit.scope import SHIPPED, ScopeClassifier
-from memedit.training import combining
+from memedit.training import calibration, combining
+from memedit.training.calibration import CombinerSettings
 from memedit.training.cases import Case, chance
-from memedit.training.combining import CombinerSettings
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
 from memedit.training.progress import Progress
@@ -184,7 +184,7 @@ class Job:
     def of(cls, settings: Settings) -> Job:
         """Read, sorted, and with what had to be encoded for that."""
         data = Data(settings.data)
-        cases, general, calibration = gather(data, settings)
+        cases, general, natural = gather(data, settings)
         encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
         classifier = combining.untrained(encoder, settings.out, settings.lower)
         learnt, grown, apart = parts(trusted(classifier, cases), settings)
@@ -199,7 +199,7 @@ class Job:
             grown,
             apart,
             near,
-            (general[:half], general[half:], calibration),
+            (general[:half], general[half:], natural),
             data.digests,
         )
 
@@ -269,9 +269,9 @@ def train(settings: Settings) -> None:
             worlds(classifier, some, job.questions[1], *shape, bar.step)
             for some in (job.known(0.0), questions[1])
         ]
-        combining.calibrate(classifier, Pairs.joined(apart), bar.step)
+        calibration.calibrate(classifier, Pairs.joined(apart), bar.step)
         facts = combining.facts(job.apart, job.grown, job.learnt)
-        classifier.settings["thresholds"] |= combining.thresholds(
+        classifier.settings["thresholds"] |= calibration.thresholds(
             classifier, facts, job.questions[2], how, bar.step
         )
     classifier.encoder.save()  # type: ignore[attr-defined]

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from memedit.scope import ScopeClassifier
+from memedit.training.calibration import calibrate
 from memedit.training.cases import IN_SCOPE, KINDS, Case
-from memedit.training.combining import calibrate
 from memedit.training.worlds import worlds
 
 NEAR = frozenset(KINDS) - IN_SCOPE - {"ripple", "general"}
