@@ -191,7 +191,7 @@ def opened(folder: Path, device: str, edits: list[Edit]) -> Iterator[EditMemory]
 @pytest.mark.parametrize("place", ["elsewhere", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_routing_on_a_device_gives_the_verdicts_of_the_cpu(place: str, tmp_path: Path) -> None:
     with opened(tmp_path / "host", "cpu", EDITS) as memory:
-        wanted = Router(memory).route(QUERIES)
+        wanted = Router(memory, exact=True).route(QUERIES)  # a GPU has no 8-bit path
         memory.save_index()
     assert [len(route.edits) for route in wanted] == [1, 0, 1, 0, 1, 0, 1]
     name = str(DEVICE) if place == "elsewhere" else place
