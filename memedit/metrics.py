@@ -73,12 +73,18 @@ def _entropy(said: Sequence[str], n: int) -> float:
     return float(-(shares * np.log2(shares)).sum() + 0.0)
 
 
-def clustered(
-    values: Sequence[float], groups: Sequence[Hashable], seed: int = 0, rounds: int = 1000
+def bootstrap(
+    values: Sequence[float], groups: Sequence[Hashable] | None = None, seed: int = 0, rounds: int = 1000
 ) -> tuple[float, float, float]:
-    """As `bootstrap`, drawing whole groups: the questions of one case stand or fall together, and are no independent draws."""
+    """Mean and 95 % interval (percentile bootstrap) of a list of scores; NaN where it is empty.
+
+    Args:
+        groups: which case each value is of: whole cases are drawn, since the questions of one stand or fall together. None
+            where each value is a case of its own.
+    """
     if not len(values):
         return float("nan"), float("nan"), float("nan")
+    groups = range(len(values)) if groups is None else groups
     place = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     own = np.array([place[group] for group in groups])
     sums, counts = np.bincount(own, np.asarray(values, float)), np.bincount(own)
@@ -89,13 +95,3 @@ def clustered(
         means.append(sums[draws].sum(1) / counts[draws].sum(1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(sums.sum() / counts.sum()), float(low), float(high)
-
-
-def bootstrap(values: Sequence[float], seed: int = 0, rounds: int = 1000) -> tuple[float, float, float]:
-    """Mean and 95 % interval (percentile bootstrap) of a list of scores; NaN where it is empty."""
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    array = np.asarray(values, float)
-    draws = np.random.default_rng(seed).integers(0, len(array), (rounds, len(array)))
-    low, high = np.percentile(array[draws].mean(1), [2.5, 97.5])
-    return float(array.mean()), float(low), float(high)

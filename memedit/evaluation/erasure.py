@@ -8,17 +8,20 @@ all facts and once (label "known") for those whose old answer the base gave to o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memedit.data import Case
 from memedit.edit import Edit
 from memedit.errors import DataError, EditError
-from memedit.metrics import bootstrap, contains, refused
+from memedit.evaluation.scores import row
+from memedit.metrics import contains, refused
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel
+
+_Judge = Callable[[dict[str, Any], str], bool]  # of an answer, and which of its texts: "text" or "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +115,28 @@ def scores(answers: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, A
     """As a run file has them. "erased" counts whole facts: no question gives the old answer, and every one a refusal."""
     out: list[dict[str, Any]] = []
 
-    def put(kind: str, label: str, score: str, values: Sequence[float], floor: Sequence[float] = ()) -> None:
-        if values:
-            mean, low, high = bootstrap(values, seed)
-            at = sum(floor) / len(floor) if floor else None
-            out.append(
-                {"kind": kind, "label": label, "score": score, "value": mean, "low": low, "high": high, "floor": at,
-                 "n": len(values)}
-            )  # fmt: skip
+    def put(
+        label: str, score: str, own: Sequence[dict[str, Any]], judge: _Judge, floor: bool = False
+    ) -> None:
+        if own:
+            values, before = ([float(judge(a, key)) for a in own] for key in ("text", "base"))
+            cases = [a["case"] for a in own]
+            out.append(row(own[0]["kind"], score, values, cases, before if floor else (), label, seed))
 
     asks = [a for a in answers if a["kind"] == "old"]
     known = {a["case"] for a in asks if contains(a["base"], [a["old"]])}
     for label in ("", "prompt", "paraphrase", "known"):
         own = [a for a in asks if label in ("", a["label"]) or (label == "known" and a["case"] in known)]
-        given, before = ([float(contains(a[key], [a["old"]])) for a in own] for key in ("text", "base"))
-        put("old", label, "old answer given", given, before)
-        put("old", label, "refused", *([float(refused(a[key])) for a in own] for key in ("text", "base")))
-        put("old", label, "right edit fired", [float(a["right"]) for a in own])
-        if label in ("", "known"):
+        put(label, "old answer given", own, lambda a, key: contains(a[key], [a["old"]]), floor=True)
+        put(label, "refused", own, lambda a, key: refused(a[key]), floor=True)
+        put(label, "right edit fired", own, lambda a, _: a["right"])
+        if own and label in ("", "known"):
             by_case: dict[str, list[bool]] = {}
             for a in own:
                 by_case.setdefault(a["case"], []).append(bool(a["success"]))
-            put("old", label, "erased", [float(all(one)) for one in by_case.values()])
+            whole = [float(all(one)) for one in by_case.values()]
+            out.append(row("old", "erased", whole, label=label, seed=seed))
     local = [a for a in answers if a["kind"] == "locality"]
-    put("locality", "", "unchanged", [float(a["unchanged"]) for a in local])
-    put("locality", "", "no edit fired", [float(not a["fired"]) for a in local])
+    put("", "unchanged", local, lambda a, _: a["unchanged"])
+    put("", "no edit fired", local, lambda a, _: not a["fired"])
     return out

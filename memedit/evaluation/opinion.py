@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from memedit.edit import Edit
 from memedit.evaluation.forced import divergence
-from memedit.metrics import bootstrap
+from memedit.evaluation.scores import row as score_row
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel
@@ -168,21 +168,21 @@ def scores(found: Asked, seed: int = 0) -> list[dict[str, Any]]:
     """As a run file has them: of each feeling and of both (label ""), and of the other questions."""
     out = []
 
-    def put(kind: str, label: str, score: str, values: Sequence[float], floor: Sequence[float] = ()) -> None:
+    def put(
+        kind: str, label: str, score: str, values: Sequence[float], cases: Sequence[str] | None = None,
+        floor: Sequence[float] = (),
+    ) -> None:  # fmt: skip
         if values:
-            mean, low, high = bootstrap(values, seed)
-            at = sum(floor) / len(floor) if floor else None
-            out.append(
-                {"kind": kind, "label": label, "score": score, "value": mean, "low": low, "high": high, "floor": at,
-                 "n": len(values)}
-            )  # fmt: skip
+            out.append(score_row(kind, score, values, cases, floor, label, seed))
 
     for label in ("", *FEELINGS):
         own = [row for row in found.rows if label in ("", row["wanted"])]
-        put("opinion", label, "feeling as asked", *_shares(own, True))
-        put("opinion", label, "opposite feeling", *_shares(own, False))
-        put("opinion", label, "right edit fired", [float(row["right"]) for row in own])
-    put("locality", "other topic", "kl", found.kl, [0.0] * len(found.kl))
+        topics = [row["topic"] for row in own]
+        for name, same in (("feeling as asked", True), ("opposite feeling", False)):
+            values, floor = _shares(own, same)
+            put("opinion", label, name, values, topics, floor)
+        put("opinion", label, "right edit fired", [float(row["right"]) for row in own], topics)
+    put("locality", "other topic", "kl", found.kl, floor=[0.0] * len(found.kl))
     put("locality", "other topic", "unchanged", [float(row["unchanged"]) for row in found.others])
     put("locality", "other topic", "no edit fired", [float(not row["fired"]) for row in found.others])
     return out

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from memedit.errors import MemeditError
 from memedit.evaluation.pitfall_cases import FILES, ROUNDS, Pitfall
-from memedit.metrics import bootstrap, starts_with
+from memedit.evaluation.scores import row
+from memedit.metrics import starts_with
 
 if TYPE_CHECKING:
     from memedit.drift import Answering
@@ -215,13 +216,8 @@ def scores(found: Sequence[Found], seed: int = 0) -> list[dict[str, Any]]:
         kind, of = ("round", _of_rounds) if label in ROUNDS else ("conflict", _of_conflicts)
         for name, values in {**_of_answers(own), **of(own)}.items():
             if values:
-                mean, low, high = bootstrap([value for value, _ in values], seed)
                 floor = [base for _, base in values if base is not None]
-                at = sum(floor) / len(floor) if floor else None
-                out.append(
-                    {"kind": kind, "label": label, "score": name, "value": mean, "low": low, "high": high,
-                     "floor": at, "n": len(values)}
-                )  # fmt: skip
+                out.append(row(kind, name, [value for value, _ in values], None, floor, label, seed))
     return out
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from memedit.data import Case
 from memedit.errors import DataError
-from memedit.metrics import bootstrap, contains
+from memedit.evaluation.scores import row
+from memedit.metrics import contains
 from memedit.router import Route
 
 if TYPE_CHECKING:
@@ -195,18 +196,8 @@ def _scores(
             counted = [float(v) for v in values if v is not None]
             if not counted:
                 continue
-            mean, low, high = bootstrap(counted, seed)
             base = [float(t["turns"][turn][key]) for t in floor] if floor and key != "right" else []
-            yield {
-                "kind": "pushback",
-                "label": f"turn {turn}",
-                "score": name,
-                "value": mean,
-                "low": low,
-                "high": high,
-                "floor": sum(base) / len(base) if base else None,
-                "n": len(counted),
-            }
+            yield row("pushback", name, counted, None, base, f"turn {turn}", seed)
 
 
 def answers(talks: Sequence[dict[str, Any]], floor: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:

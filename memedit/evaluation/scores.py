@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from memedit.evaluation.answer import OUT, Answer, judged
-from memedit.metrics import APART, clustered, contains, entropy, exact, refused
+from memedit.metrics import APART, bootstrap, contains, entropy, exact, refused
 
 Value = bool | float | None  # None: does not count
 Look = Callable[[Answer], Value]
@@ -120,11 +120,15 @@ MEASURES: tuple[Measure, ...] = (
 
 
 def row(
-    kind: str, score: str, values: Sequence[float], groups: Sequence[Hashable], floor: Sequence[float] = (),
+    kind: str, score: str, values: Sequence[float], groups: Sequence[Hashable] | None = None, floor: Sequence[float] = (),
     label: str = "", seed: int = 0,
 ) -> ScoreRow:  # fmt: skip
-    """One score with its interval, as a run file has it."""
-    value, low, high = clustered(values, groups, seed)
+    """One score with its interval, as a run file has it.
+
+    Args:
+        groups: which case each value is of; None where each is a case of its own.
+    """
+    value, low, high = bootstrap(values, groups, seed)
     at = sum(floor) / len(floor) if len(floor) else None
     return {"kind": kind, "label": label, "score": score, "value": value, "low": low, "high": high,
             "floor": at, "n": len(values)}  # fmt: skip
