@@ -36,17 +36,28 @@ def read(folder: Path) -> dict[str, Any]:
         DataError: unreadable, or no object.
     """
     path = folder / FILE
+    found = loaded(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no object of data sets with their parts")
+    return found
+
+
+def loaded(path: Path) -> Any:
+    """A file of the folder, JSON or JSON lines, whole.
+
+    Raises:
+        DataError: it can't be read, or is no JSON.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        lines = path.suffix == ".jsonl"
+        return [json.loads(line) for line in text.split("\n") if line] if lines else json.loads(text)
     except OSError as error:
         raise DataError(
             f"can't read {path}: {error.strerror or error}; --data is the folder with splits.json and the data sets"
         ) from None
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path} is no object of data sets with their parts")
-    return found
 
 
 def part_of(splits: Mapping[str, Any], name: str, part: str, where: str) -> list[int] | None:

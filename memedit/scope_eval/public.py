@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -46,7 +45,7 @@ class Public:
 
     def rows(self, name: str, part: str | None = None) -> list[Any]:
         """The rows of a file, JSON or JSON lines; with a part, those that splits.json gives to it."""
-        found = self._read(name)
+        found = splits.loaded(self.folder / name)
         if part is None:
             return list(found)
         where = str(self.folder / splits.FILE)
@@ -58,23 +57,7 @@ class Public:
 
     def table(self, name: str) -> dict[str, Any]:
         """A file that holds one object."""
-        return dict(self._read(name))
-
-    def _read(self, name: str) -> Any:
-        path = self.folder / name
-        try:
-            text = path.read_text(encoding="utf-8")
-            return (
-                [json.loads(line) for line in text.split("\n") if line]
-                if name.endswith("l")
-                else json.loads(text)
-            )
-        except OSError as error:
-            raise DataError(
-                f"can't read {path}: {error.strerror or error}; --data is the folder with splits.json and the data sets"
-            ) from None
-        except ValueError as error:
-            raise DataError(f"{path} is no JSON: {error}") from None
+        return dict(splits.loaded(self.folder / name))
 
 
 def made(
