@@ -60,7 +60,7 @@ def write_figures(points: Sequence[Point], folder: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise DataError(
-            'the points are kept; figures need matplotlib: pip install "memedit[train]", then run this again'
+            "the points are kept; figures need matplotlib: pip install matplotlib, then run this again"
         ) from error
     matplotlib.rcParams["svg.hashsalt"] = "memedit"  # the same results give the same file
     figure = Figure(figsize=(10, 7.2), layout="constrained")

@@ -177,7 +177,7 @@ def _check_report(folder: Path) -> None:
         raise DataError(f"there is no folder {folder.parent} for the report; make it first")
     if find_spec("matplotlib") is None:
         raise DataError(
-            'the figures of a report need matplotlib: pip install "memedit[train]", or leave --report out'
+            "the figures of a report need matplotlib: pip install matplotlib, or leave --report out"
         )
 
 

@@ -32,7 +32,7 @@ def check(path: str | Path) -> None:
     if Path(path).suffix.lower() not in ENDINGS:
         raise DataError(f"{path}: a picture is a .png or an .svg; name such a file")
     if find_spec("matplotlib") is None:
-        raise DataError('a picture needs matplotlib: pip install "memedit[train]", or leave --figure out')
+        raise DataError("a picture needs matplotlib: pip install matplotlib, or leave --figure out")
 
 
 def draw(

@@ -51,7 +51,7 @@ def draw(runs: Sequence[Run]) -> dict[str, Drawn]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise DataError('the figures of a report need matplotlib: pip install "memedit[train]"') from None
+        raise DataError("the figures of a report need matplotlib: pip install matplotlib") from None
     from memedit.report.cost_figures import drift, time
 
     paints: dict[str, Callable[[Figure, Sequence[Run]], bool]] = {

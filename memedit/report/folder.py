@@ -29,7 +29,7 @@ def check_folder(folder: Path, figures: bool = True) -> None:
             f"{folder} can't be written; name another folder for the report, or change its rights"
         )
     if figures and find_spec("matplotlib") is None:
-        raise DataError('the figures of a report need matplotlib: pip install "memedit[train]"')
+        raise DataError("the figures of a report need matplotlib: pip install matplotlib")
 
 
 def write_files(folder: Path, content: Mapping[str, str | bytes]) -> list[Path]:

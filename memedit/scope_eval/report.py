@@ -169,9 +169,7 @@ def draw(scored: Sequence[Scored], folder: Path) -> list[Path]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise DataError(
-            'figures need matplotlib: pip install "memedit[train]", or leave --report out'
-        ) from None
+        raise DataError("figures need matplotlib: pip install matplotlib, or leave --report out") from None
     matplotlib.rcParams["svg.hashsalt"] = "memedit"  # the same results give the same file
     made: list[Path] = []
     for name, paint in zip(FIGURES, (_precision_recall, _sizes, _reliability), strict=True):
