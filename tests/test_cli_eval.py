@@ -109,7 +109,7 @@ def test_a_finished_file_is_shown_and_not_written_over_by_another_run(run, tmp_p
 
 
 def test_the_run_file_is_as_the_report_reads_it(run, tmp_path):
-    run("--method", "none,oracle", "--json", "e.json", "--drift", "--no-forced")
+    run("--method", "none,oracle", "--json", "e.json", "--drift", "--no-forced", "--sampled", "8")
     found = json.loads((tmp_path / "e.json").read_text())
     assert {
         "format",

@@ -104,6 +104,22 @@ def test_answers_are_those_that_are_given_one_by_one(lm, data):
     assert edit["forced"]["new"][1] != pytest.approx(score.logprob, abs=1e-3)
 
 
+def test_texts_are_drawn_for_fluency_where_that_is_asked_for(lm, data):
+    (run,) = evaluate(lm("llama"), [Job(data, "oracle")], sampled=20)
+    (twice,) = evaluate(lm("llama"), [Job(data, "oracle")], sampled=20)
+    assert run["answers"] == twice["answers"]  # by the seed
+    drawn = [a["sampled"] for a in run["answers"] if a["kind"] == "edit"]
+    assert len(drawn) == 3
+    assert all(len(text) > len(a["text"]) for a in run["answers"] if "sampled" in a for text in a["sampled"])
+    assert not any("sampled" in a for a in run["answers"] if a["kind"] != "edit")
+    found = scores(run)["edit", "sampled fluency"]
+    assert found["n"] == 3
+    assert found["value"] != found["floor"]
+    assert again(run["answers"]) == run["scores"]
+    (plain,) = evaluate(lm("llama"), [Job(data, "oracle")])
+    assert ("edit", "sampled fluency") not in scores(plain)
+
+
 def test_merged_edits_change_the_copy_and_sequential_ones_are_asked_twice(lm, data):
     settings = {"ft-m": {"steps": 3}}
     each, every = evaluate(lm("gpt2"), [Job(data, "ft-m", "merged", "sequential")], settings=settings)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from memedit.bench.measured import Entry, machine
 from memedit.data import Case, read_cases
 from memedit.drift import Standard
-from memedit.errors import DataError, MemeditError
+from memedit.errors import DataError, MemeditError, MethodError
 from memedit.lm import HFModel
 from memedit.methods import METHODS, load_method, method_info
 from memedit.metrics import starts_with
@@ -314,31 +314,35 @@ class _Bench:
                 self._routed(name, todo)
 
     def _routed(self, name: str, todo: Sequence[int]) -> None:
-        from memedit.edited import EditedModel
         from memedit.memory import EditMemory
 
         with tempfile.TemporaryDirectory(prefix="memedit-drift-") as place, EditMemory.open(place) as memory:
             made = refused = 0
             for n in todo:
                 start = time.process_time()
-                refused += self._remember(memory, name, self.asked.edits[made:n])
+                memory.add(self.asked.edits[made:n])
                 made = n
-                edited = EditedModel.from_pretrained(
-                    self.base, memory=memory, method=name, settings=self.settings
-                )
-                self._measure(edited, name, "routed", n, refused, start)
+                try:
+                    self._ask_routed(memory, name, n, refused, start)
+                except MethodError:  # an edit that fired can't be served: find all such, and forget them
+                    refused += self._prepare(memory, name)
+                    self._ask_routed(memory, name, n, refused, start)
                 self.steps.more()
 
-    def _remember(self, memory: EditMemory, name: str, edits: Sequence[Edit]) -> int:
-        """Take in edits and prepare them; how many could not be prepared, which are forgotten again."""
+    def _ask_routed(self, memory: EditMemory, name: str, n: int, refused: int, start: float) -> None:
+        """Patches are prepared when their edit first fires; those that nothing asks for change no answer."""
+        from memedit.edited import EditedModel
+
+        edited = EditedModel.from_pretrained(self.base, memory=memory, method=name, settings=self.settings)
+        self._measure(edited, name, "routed", n, refused, start)
+
+    def _prepare(self, memory: EditMemory, name: str) -> int:
+        """Prepare all edits; how many could not be prepared, which are forgotten."""
         from memedit.kept import MemoryPatches, bound, prepare
 
-        ids = memory.add(edits).ids
-        if method_info(name).patch == "nothing":
-            return 0
         patches = MemoryPatches(memory)
         method = bound(load_method(name, **self.settings.get(name, {})), patches)
-        records = [memory.get(id) for id in ids]
+        records = list(memory)
         refused = [one.id for one in prepare(patches, self.base, records, lambda edit: method) if one.error]
         memory.forget_all(refused)
         return len(refused)

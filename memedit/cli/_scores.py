@@ -40,6 +40,7 @@ _LINES = (
     ("locality", "neighbourhood score", "neighbourhood score"),
     ("edit", "S", "S, their harmonic mean"),
     ("edit", "fluency", "fluency (bits)"),
+    ("edit", "sampled fluency", "  of longer texts, drawn"),
 )
 _BY_LABEL = ("success", "unchanged")
 _WORDS = {"after-all": "after all", "after-each": "after each\n(flatters)"}
@@ -101,7 +102,7 @@ def _title(run: Mapping[str, Any]) -> str:
 
 
 def _cells(cells: Sequence[Mapping[str, Any] | None], score: str) -> list[str]:
-    unit = 1 if score == "fluency" else 100
+    unit = 1 if score.endswith("fluency") else 100
     floor = next((c["floor"] for c in cells if c and c["floor"] is not None), None)
     shown = [
         f"{unit * c['value']:.1f} ±{unit * max(c['high'] - c['value'], c['value'] - c['low']):.1f}"

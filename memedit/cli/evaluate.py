@@ -77,6 +77,8 @@ TRIALS = ("pushback", "pitfalls", "erasure", "opinions")  # suites with a course
     help="Of each sort of a case's questions at most so many.",
 )
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--sampled", type=click.IntRange(min=1), metavar="N",
+              help="For fluency also draw N tokens (top-k 5, as ROME; it takes 100) after each edit's prompt.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="For intervals, and for the order of --fill."
@@ -232,6 +234,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
     _too_long(made.jobs, base, given["max_new_tokens"])
     options = Options(
         settings=given["settings"], general=general, most=made.most, max_new_tokens=given["max_new_tokens"],
+        sampled=given["sampled"] or 0,
         batch_size=given["batch_size"], seed=given["seed"], teacher=not given["no_forced"],
         standard=_standard() if given["drift"] else None, false_fire_rate=given["false_fire_rate"],
         opening=deciding(given["scope"], given["device"]), folder=_folder(given), memory=given["memory"],
@@ -279,7 +282,7 @@ def _document(
         "machine": machine(), "seed": given["seed"],
         "model": {"name": given["model"], "digest": base.fingerprint,
                   "parameters": sum(p.numel() for p in base.model.parameters())},
-        "decoding": {"max_new_tokens": given["max_new_tokens"], "greedy": True},
+        "decoding": {"max_new_tokens": given["max_new_tokens"], "greedy": True, "sampled": given["sampled"] or 0},
         "data": list({job.data.name: job.data.to_dict() for job in jobs}.values()),
     }  # fmt: skip
     if len(jobs) > 1:
@@ -299,8 +302,8 @@ def _document(
 
 def _setting(given: dict[str, Any], made: Suite, base: HFModel, general: Sequence[str]) -> dict[str, Any]:
     """All that the answers depend on: with another of these, a file is another run's."""
-    kept = ("model", "dtype", "settings", "max_new_tokens", "batch_size", "seed", "drift", "no_forced", "false_fire_rate",
-            "scope", "memory")  # fmt: skip
+    kept = ("model", "dtype", "settings", "max_new_tokens", "sampled", "batch_size", "seed", "drift", "no_forced",
+            "false_fire_rate", "scope", "memory")  # fmt: skip
     return {
         "memedit": __version__, "base": base.fingerprint, **{name: given[name] for name in kept},
         "questions": made.most, "unrelated": hashlib.sha256("\n".join(general).encode()).hexdigest() if general else None,

@@ -51,7 +51,8 @@ class Answer:
         right: whether the edit that is asked for was among them; None where none in particular is.
         route: the verdict in plain types. success: whether `text` is right; None where nothing can tell.
         unchanged: out of scope, whether the output is the base's, token for token (as text of one tokenizer).
-        forced: what was found teacher-forced (see `forced.py`). error: why nothing was said, then `text` is empty.
+        forced: what was found teacher-forced (see `forced.py`). sampled: longer texts, drawn: the base's and the edited
+            model's. error: why nothing was said, then `text` is empty.
     """
 
     case: str
@@ -68,6 +69,7 @@ class Answer:
     success: bool | None = None
     unchanged: bool | None = None
     forced: Forced | None = None
+    sampled: tuple[str, str] | None = None
     error: str | None = None
 
     @classmethod
@@ -84,16 +86,17 @@ class Answer:
             q.case, q.kind, q.label, q.prompt, q.answers, q.old, base, text, fired,
             bool(wanted & set(fired)) if wanted and fired is not None else None, described(route),
             judged(q, text) if error is None else (None if judged(q, "") is None else False),
-            (text == base and error is None) if not q.in_scope else None, None, error,
+            (text == base and error is None) if not q.in_scope else None, error=error,
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in plain JSON types; an error only where there is one."""
+        """All of it in plain JSON types; an error and drawn texts only where there are any."""
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         out["answers"] = list(self.answers)
         out["fired"] = None if self.fired is None else list(self.fired)
-        if self.error is None:
-            del out["error"]
+        for name in ("error", "sampled"):
+            if out[name] is None:
+                del out[name]
         return out
 
     @classmethod
@@ -103,6 +106,7 @@ class Answer:
         given = {k: v for k, v in data.items() if k in known}
         given["answers"] = tuple(data["answers"])
         given["fired"] = None if data["fired"] is None else tuple(data["fired"])
+        given["sampled"] = tuple(data["sampled"]) if data.get("sampled") else None
         return cls(**given)
 
 

@@ -137,18 +137,24 @@ class Whole:
         return self.lm.score([row.question.prompt for row in rows], targets)
 
 
+DRAWN = ("edit", "generation")  # kinds of questions whose fluency is asked for
+SAMPLING = {"do_sample": True, "top_k": 5}  # ROME's (arXiv 2202.05262, section 3.4: 100 tokens each)
+
+
 def ask(
-    asker: Asker, floor: Floor, rows: Sequence[Row], options: Mapping[str, Any], clock: Clock, teacher: bool = True
+    asker: Asker, floor: Floor, rows: Sequence[Row], options: Mapping[str, Any], clock: Clock, teacher: bool = True,
+    drawn: Mapping[str, Any] | None = None,
 ) -> list[Answer]:  # fmt: skip
     """One batch. Where it fails, its rows are asked one by one, and those that fail again have the error as their answer.
 
     Args:
-        options: of generation. teacher: also score teacher-forced.
+        options: of generation. teacher: also score teacher-forced. drawn: options of longer texts that are drawn from
+            both models after each edit's own prompt; None for none.
     """
     broken = [row for row in rows if row.error]
     if broken:
         others = [row for row in rows if not row.error]
-        answers = iter(ask(asker, floor, others, options, clock, teacher) if others else ())
+        answers = iter(ask(asker, floor, others, options, clock, teacher, drawn) if others else ())
         return [_failed(floor, row, options, row.error) if row.error else next(answers) for row in rows]
     try:
         with clock("base"):
@@ -159,14 +165,32 @@ def ask(
             with clock("generating"):
                 texts = asker.generate(rows, **options)
         found = [None] * len(rows) if not teacher else _forced(asker, floor, rows, clock)
+        texts_drawn = _drawn(asker, floor, rows, drawn, clock) if drawn else {}
     except Exception as error:  # whatever a method stumbles on is its failure, to be counted; the run goes on
         if len(rows) > 1:
-            return [a for row in rows for a in ask(asker, floor, [row], options, clock, teacher)]
+            return [a for row in rows for a in ask(asker, floor, [row], options, clock, teacher, drawn)]
         return [_failed(floor, rows[0], options, said(error))]
     return [
-        replace(Answer.of(row.question, text, base, row.route, row.wanted), forced=one)
-        for row, text, base, one in zip(rows, texts, bases, found, strict=True)
+        replace(
+            Answer.of(row.question, text, base, row.route, row.wanted), forced=one, sampled=texts_drawn.get(i)
+        )
+        for i, (row, text, base, one) in enumerate(zip(rows, texts, bases, found, strict=True))
     ]
+
+
+def _drawn(
+    asker: Asker, floor: Floor, rows: Sequence[Row], options: Mapping[str, Any], clock: Clock
+) -> dict[int, tuple[str, str]]:
+    """Texts drawn from the base and from the edited model, by place of the row."""
+    places = [i for i, row in enumerate(rows) if row.question.kind in DRAWN]
+    some = [rows[i] for i in places]
+    if not some:
+        return {}
+    with clock("base"):
+        bases = floor.generate(some, **options)
+    with clock("generating"):
+        texts = bases if asker is floor else asker.generate(some, **options)
+    return dict(zip(places, zip(bases, texts, strict=True), strict=True))
 
 
 def _forced(asker: Asker, floor: Floor, rows: Sequence[Row], clock: Clock) -> list[Any]:

@@ -78,6 +78,7 @@ class Options:
 
     Attributes:
         settings: of methods, by name. general: questions that no edit concerns. most: questions of each sort of a case.
+        sampled: tokens of the texts that are drawn for fluency, as ROME does; 0 for none.
         teacher: also score teacher-forced. standard: what drift is measured on; None for not at all.
         opening: how a memory is opened (encoder, device). folder: of the data sets that fill memories up.
         memory: keep the memory in this folder.
@@ -87,6 +88,7 @@ class Options:
     general: Sequence[str] = ()
     most: int | None = None
     max_new_tokens: int = 16
+    sampled: int = 0
     batch_size: int = 32
     seed: int = 0
     teacher: bool = True
@@ -100,6 +102,13 @@ class Options:
     def generation(self) -> dict[str, Any]:
         """Greedy, so many tokens."""
         return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
+
+    @property
+    def drawing(self) -> dict[str, Any] | None:
+        """How longer texts are drawn; None for not at all."""
+        return (
+            {**asking.SAMPLING, "max_new_tokens": self.sampled, "seed": self.seed} if self.sampled else None
+        )
 
 
 @dataclass
@@ -271,7 +280,7 @@ class _Running:
         clock = Clock()
         answers = asking.ask(
             self.way.asker, self.evaluation.floor, [row for _, row in some], self.options.generation, clock,
-            self.options.teacher,
+            self.options.teacher, self.options.drawing,
         )  # fmt: skip
         return {
             "at": [at for at, _ in some],

@@ -114,6 +114,8 @@ MEASURES: tuple[Measure, ...] = (
     Measure("no edit fired", OUT, lambda a: None if a.fired is None else not a.fired),
     *_shifts(),
     Measure("fluency", ("edit", "paraphrase", "generation"), lambda a: entropy(a.text), lambda a: entropy(a.base)),
+    Measure("sampled fluency", ("edit", "generation"), lambda a: a.sampled and entropy(a.sampled[1]),
+            lambda a: a.sampled and entropy(a.sampled[0])),
     Measure("old answer given", ("edit", "paraphrase", "reversal", "old"), _old(), _old(base=True)),
     Measure("refused", ("edit", "paraphrase", "old"), _refused(), _refused(base=True)),
 )  # fmt: skip
