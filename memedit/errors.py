@@ -77,6 +77,10 @@ class DataError(MemeditError):
     """A data file that can't be read; names the file and, where there is one, the line."""
 
 
+class BadRecord(DataError):
+    """One record of a file can't be taken; the others may be."""
+
+
 class ContextWarning(UserWarning):
     """Part of what a row was to read before its prompt was left out, since the model takes no more tokens."""
 

@@ -108,6 +108,20 @@ def test_a_finished_file_is_shown_and_not_written_over_by_another_run(run, tmp_p
     assert json.loads((tmp_path / "e.json").read_text())["runs"][0]["method"] == "none"
 
 
+def test_a_record_that_can_not_be_taken_is_named_or_left_out(run, tmp_path):
+    rows = json.loads((tmp_path / "c.json").read_text())
+    (tmp_path / "bad.json").write_text(
+        json.dumps([*rows, {**rows[0], "case_id": 9, "prompt": "X is", "target_new": ""}])
+    )
+    said = run("--json", "e.json", data="bad.json", code=1).stderr
+    assert f"record {len(rows) + 1}: an edit with a prompt needs a target" in said
+    assert "--skip-bad" in said
+    done = run("--json", "e.json", "--skip-bad", data="bad.json")
+    assert f"left out bad.json record {len(rows) + 1}: an edit with a prompt needs a target" in done.stderr
+    (data,) = json.loads((tmp_path / "e.json").read_text())["data"]
+    assert (data["cases"], data["left_out"]) == (len(rows), 1)
+
+
 def test_the_run_file_is_as_the_report_reads_it(run, tmp_path):
     run("--method", "none,oracle", "--json", "e.json", "--drift", "--no-forced", "--sampled", "8")
     found = json.loads((tmp_path / "e.json").read_text())

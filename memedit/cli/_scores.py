@@ -63,7 +63,7 @@ def _table(document: Mapping[str, Any], data: Mapping[str, Any], runs: Sequence[
     edits = sorted({run["edits_in_memory"] for run in runs})
     held = " or ".join(f"{n:,}" for n in edits)
     left = (
-        f", {counted(data['left_out'], 'case')} left out (repeated or contradictory)"
+        f", {counted(data['left_out'], 'case')} left out (repeated, contradictory or unusable)"
         if data["left_out"]
         else ""
     )

@@ -24,7 +24,7 @@ from memedit.cli._group import (
     settings_option,
 )
 from memedit.cli.report import check_report, report_of, report_option
-from memedit.errors import DataError, MemeditError
+from memedit.errors import BadRecord, DataError, MemeditError
 
 if TYPE_CHECKING:
     from memedit.evaluation import Evaluation, Job, Record
@@ -51,6 +51,11 @@ TRIALS = ("pushback", "pitfalls", "erasure", "opinions")  # suites with a course
               help="Take the first so many cases of each set.  [default: all]")  # fmt: skip
 @click.option("--split", type=click.Choice(["dev", "train", "all"]), default="all", show_default=True,
               help="The part of each set that the splits.json beside it gives.")  # fmt: skip
+@click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out records that can't be taken (each is named), and score the rest.",
+)
 @click.option("--method", metavar="NAME[,NAME]",
               help="Editing methods; also none (the unedited base), oracle or oracle:METHOD (the right edit always fires).  "
               "[default: ice]")  # fmt: skip
@@ -174,10 +179,16 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         for name in names
         if way == "routed" or _mergeable(name, alone=len(ways) == 1)
     ]
-    sets = [
-        load(path, given["split"], given["limit"], together=given["mode"] != "single")
-        for path in given["data"]
-    ]
+    try:
+        sets = [
+            load(path, given["split"], given["limit"], given["mode"] != "single", given["skip_bad"])
+            for path in given["data"]
+        ]
+    except BadRecord as error:
+        raise DataError(f"{error} Mend the record, or leave such ones out by --skip-bad.") from error
+    for data in sets:
+        for where, reason in data.refused:
+            click.echo(f"left out {data.file} {where}: {reason}", err=True)
     if len({data.name for data in sets}) < len(sets):
         raise DataError(
             "two of the data sets have the same file name, by which they are told apart: rename one"

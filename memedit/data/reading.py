@@ -12,7 +12,7 @@ from memedit.data.case import Case
 from memedit.data.files import records
 from memedit.data.formats import FORMATS, NAMES, TABLE, about, case_of, detected, no_object
 from memedit.edit import Edit
-from memedit.errors import DataError, unknown
+from memedit.errors import BadRecord, DataError, unknown
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def read_set(
             continue
         if isinstance(case, DataError):
             if not skip_bad:
-                raise DataError(f"{path} {where}: {_reason(case, where)}")
+                raise BadRecord(f"{path} {where}: {_reason(case, where)}")
             out.refused.append((where, _reason(case, where)))
             continue
         targets = {key: edit.target for edit in case.edits for key in about(edit)}

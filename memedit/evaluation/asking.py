@@ -138,7 +138,7 @@ class Whole:
 
 
 DRAWN = ("edit", "generation")  # kinds of questions whose fluency is asked for
-SAMPLING = {"do_sample": True, "top_k": 5}  # ROME's (arXiv 2202.05262, section 3.4: 100 tokens each)
+SAMPLING = {"do_sample": True, "top_k": 5}  # ROME's (arXiv 2202.05262), of 100 tokens each
 
 
 def ask(

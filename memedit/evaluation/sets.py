@@ -16,7 +16,8 @@ class DataSet:
     """The cases of one file.
 
     Attributes:
-        left_out: cases that contradict an earlier one, or only repeat it.
+        left_out: cases that contradict an earlier one, or only repeat it, and records that can't be taken.
+        refused: those records, as (place, reason).
     """
 
     name: str
@@ -26,6 +27,7 @@ class DataSet:
     split: str
     cases: tuple[Case, ...]
     left_out: int
+    refused: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """What a run file says of it."""
@@ -52,7 +54,8 @@ def load(
     where = Path(path)
     digest = hashlib.sha256(where.read_bytes()).hexdigest() if where.is_file() else ""
     name = where.name.removesuffix(".gz").rpartition(".")[0] or where.name
-    return DataSet(name, str(path), found.format, digest, split, tuple(found.cases), found.left_out)
+    cases, refused = tuple(found.cases), tuple(found.refused)
+    return DataSet(name, str(path), found.format, digest, split, cases, found.left_out, refused)
 
 
 def _check_targets(path: str, cases: list[Case]) -> None:

@@ -337,7 +337,7 @@ def _made(file: RunFile) -> list[Block]:
     )
     for one in file.data:
         out = number(one.get("left_out"))
-        left = f", {out:.0f} left out since they contradict an earlier one" if out else ""
+        left = f", {out:.0f} left out (repeated, contradictory or unusable)" if out else ""
         items.append(
             f"data {one.get('name')}: {one.get('cases', '?')} cases, {one.get('edits', '?')} edits{left}; "
             f"{one.get('format', '?')}, {one.get('file', '?')}, sha256 {str(one.get('sha256') or '?')[:16]}"
