@@ -112,7 +112,8 @@ class HFModel:
             model: name, folder or model object; an `HFModel` is given back as it is.
             tokenizer: the tokenizer of a model object; for names and folders it is found beside the weights.
             device: "cpu", "cuda", ...; None takes a GPU where there is one. dtype: None keeps the weights' own on a
-                GPU, and float32 on a CPU, where half precision is slower.
+                GPU, and float32 on a CPU, where half precision is slower; "8bit" and "4bit" quantise linear layers
+                as they are loaded (bitsandbytes).
             device_map: in place of a device, how accelerate spreads the model over devices: "auto", or a place for
                 each module. A model object that is spread already stays as it is.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 SHIPPED = {"base": PRETRAINED / "base"}
+DTYPES = ("float32", "bfloat16", "float16", "8bit", "4bit", "auto")
 
 
 def load(
@@ -36,11 +38,18 @@ def load(
         spread.check_accelerate()
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_cpu, more = str(device).startswith("cpu"), {}
+    if dtype in ("8bit", "4bit"):
+        more["quantization_config"] = _bits(str(dtype), on_cpu)
+        device_map, dtype = (
+            device_map or {"": device},
+            None,
+        )  # such layers can't be moved once they are loaded
     if dtype is None:
-        dtype = torch.float32 if str(device).startswith("cpu") else "auto"
+        dtype = torch.float32 if on_cpu else "auto"
     elif isinstance(dtype, str) and dtype != "auto":
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ModelError(unknown("dtype", dtype, ["float32", "bfloat16", "float16", "auto"]))
+            raise ModelError(unknown("dtype", dtype, DTYPES))
         dtype = getattr(torch, dtype)
     where = find_model(name)
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,14 +57,39 @@ def load(
     try:
         with _quiet():
             loaded = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map
+                where, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map, **more
             )
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
-        if device_map is None:
+        for module in loaded.modules():  # packed for inference, 4-bit layers would let no gradient through
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
+        if device_map is None and not getattr(loaded, "is_quantized", False):
             loaded.to(torch.device(device))  # type: ignore[arg-type]
         return loaded, tokenizer
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(f"can't load the model {name!r}: {_first_line(error)}") from error
+
+
+def _bits(dtype: str, on_cpu: bool) -> Any:
+    """How bitsandbytes stores the linear layers: LLM.int8 (arXiv 2208.07339), or QLoRA's 4-bit NormalFloat (2305.14314).
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    import warnings
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(f"dtype {dtype} needs bitsandbytes: pip install 'memedit[quant]', or take bfloat16")
+    if dtype == "8bit":
+        warnings.filterwarnings(
+            "ignore", message="MatMul8bitLt: inputs will be cast"
+        )  # once a layer and call
+        return BitsAndBytesConfig(load_in_8bit=True)
+    reckoned = torch.float32 if on_cpu else torch.bfloat16
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=reckoned)
 
 
 def find_model(name: str) -> str:

@@ -108,7 +108,8 @@ def model_options(command: Any) -> Any:
     command = click.option(
         "--dtype",
         metavar="NAME",
-        help="float32, bfloat16, float16, or auto (the weights' own).  [default: auto on a GPU, float32 on a CPU]",
+        help="float32, bfloat16, float16, 8bit or 4bit (by bitsandbytes), or auto (the weights' own).  "
+        "[default: auto on a GPU, float32 on a CPU]",
     )(command)
     command = click.option(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU is used where there is one."

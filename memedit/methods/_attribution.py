@@ -29,6 +29,7 @@ from torch import Tensor
 
 from memedit.errors import MethodError, ModelError
 from memedit.layout import Layout
+from memedit.methods._watch import gradients
 from memedit.texts import shortened, too_long
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _of_layer(base: HFModel, name: str, ids: Tensor, length: int, steps: int) ->
 
         with _fed(base, name, feed):
             said = logprobs(base, ids.expand(rows, -1), length).exp().mean(1).sum()
-        (slope,) = torch.autograd.grad(said, [held[1]])
+        (slope,) = gradients(said, [held[1]])
         part = (slope.float().sum(0) * held[0].float()).sum(0) / steps
         total = part if total is None else total + part
     assert total is not None

@@ -26,7 +26,7 @@ from memedit.errors import DataError, MemeditError, MethodError
 from memedit.lm import HFModel
 from memedit.methods._locate import right_padded, target_ids
 from memedit.methods._moments import folder, keep_whole
-from memedit.methods._watch import Hook, kept_beside, origin, watched
+from memedit.methods._watch import Hook, gradients, kept_beside, origin, watched
 from memedit.texts import shortened
 
 FACTS = Path(__file__).parent.parent / "pretrained" / "demonstrations" / "facts.jsonl"
@@ -79,7 +79,7 @@ def features(base: HFModel, edits: Sequence[Edit], names: Sequence[str]) -> Feat
             raise MethodError(
                 f"the loss of {shortened(edits[0].prompt or '', 60)!r} gave no number: load the model in float32"
             )
-        slopes = torch.autograd.grad(loss, [found[name][1] for name in names])
+        slopes = gradients(loss, [found[name][1] for name in names])
     out: Features = {}
     for name, slope in zip(names, slopes, strict=True):
         # Some models (OPT) run all tokens as one long row.

@@ -24,7 +24,7 @@ from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.lm import HFModel
 from memedit.methods._splice import left_padded
-from memedit.methods._watch import Hook, kept_beside, watched
+from memedit.methods._watch import Hook, gradients, kept_beside, watched
 from memedit.subjects import guesses, words
 from memedit.texts import shortened, too_long
 
@@ -362,7 +362,7 @@ def optimise(
             if float(total.detach()) < how.enough or step == how.steps:
                 break
             optimiser = optimiser or torch.optim.Adam(parts, lr=how.lr)
-            for part, gradient in zip(parts, torch.autograd.grad(total, parts), strict=True):
+            for part, gradient in zip(parts, gradients(total, parts), strict=True):
                 part.grad = gradient
             optimiser.step()
             with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from memedit.errors import MethodError
 from memedit.methods._locate import Asked
-from memedit.methods._watch import Hook, watched
+from memedit.methods._watch import Hook, gradients, watched
 from memedit.texts import shortened
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def trained(
                 )
             if float(now.detach()) < how.enough or step == how.steps:
                 break
-            for part, gradient in zip(parts, torch.autograd.grad(now, list(parts)), strict=True):
+            for part, gradient in zip(parts, gradients(now, parts), strict=True):
                 part.grad = gradient
             optimiser.step()
             if after is not None:

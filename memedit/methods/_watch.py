@@ -5,20 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
+from memedit.errors import MethodError
 from memedit.lm import HFModel
 
 Hook = Callable[
     [tuple[Any, ...], Tensor], "Tensor | None"
 ]  # (the module's arguments, its output) -> another output
+
+
+def gradients(loss: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The slope of a loss by each part.
+
+    Raises:
+        MethodError: no gradient comes through the base's layers.
+    """
+    try:
+        return torch.autograd.grad(loss, list(parts))
+    except RuntimeError as error:
+        if "not have been used in the graph" not in str(error) and "does not require grad" not in str(error):
+            raise
+        raise MethodError(
+            "no gradient comes through the base's layers (bitsandbytes may pack 4-bit ones for inference): load the "
+            "model by --dtype 4bit or as it is, or take --method ice"
+        ) from error
 
 
 @contextmanager

@@ -80,6 +80,8 @@ class KN(PatchMethod):
         layers = list(range(len(Layout.of(base.model))))
         if settings.layer is not None:
             layers = [self.layer(base, settings.layer, 0.0)]
+        for layer in layers:  # what can't be rewritten need not be searched
+            layout.weight(base.model, Layout.of(base.model).blocks[layer].mlp_out)
         asked = ask(base, edit, essence=False)
         old = edit.old or _said(base, asked)
         prompt = edit.prompt or ""
