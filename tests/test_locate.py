@@ -254,7 +254,7 @@ def test_the_second_moment_is_the_mean_over_tokens_and_is_kept(lm, tmp_path, mon
     assert f"{len(k)} keys" in caplog.text
     assert steps[-1][0] == steps[-1][1]
     again = HFModel(tiny_model("opt"), tiny_tokenizer())
-    monkeypatch.setattr(_moments, "_estimate", None)  # it would fail if it were called
+    monkeypatch.setattr(_moments, "estimate", None)  # it would fail if it were called
     assert torch.equal(second_moment(again, name, str(text)).matrix, found.matrix)
     monkeypatch.undo()
     (file,) = (tmp_path / "cache").iterdir()

@@ -57,9 +57,9 @@ def test_one_merged_edit_says_what_the_routed_one_says_and_the_base_stays(lm, na
 def test_a_later_edit_is_solved_on_the_weights_that_the_earlier_left(lm, monkeypatch):
     base, rome, alone = lm("llama"), load_method("rome", **SEARCH), load_method("rome", **SEARCH)
     estimated = []
-    estimate = __import__("memedit.methods._moments", fromlist=["_estimate"])._estimate
+    estimate = __import__("memedit.methods._moments", fromlist=["estimate"]).estimate
     monkeypatch.setattr(
-        "memedit.methods._moments._estimate", lambda *a: estimated.append(a[0]) or estimate(*a)
+        "memedit.methods._moments.estimate", lambda *a: estimated.append(a[0]) or estimate(*a)
     )
     merged, found = Merged(base, rome), []
     solve = rome.solve

@@ -24,6 +24,7 @@ BENCHES: dict[str, str] = {  # name -> where it lives; imported when it is run
     "generate": "memedit.bench.generate:generate",
     "chat": "memedit.bench.chat:chat",
     "mixed-batch": "memedit.bench.methods:mixed_batch",
+    "covariance": "memedit.bench.methods:covariance",
     "methods": "memedit.bench.methods:methods",
     "drift": "memedit.bench.drift:drift",
     "eval": "memedit.bench.evaluation:evaluation",

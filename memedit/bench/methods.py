@@ -197,6 +197,34 @@ def _at_least(claim: str, value: float, goal: float | None, detail: str) -> Entr
     }  # fmt: skip
 
 
+def covariance(model: str, device: str | None, dtype: str | None) -> list[Entry]:
+    """What ROME's family needs once of a base, the second moment of a module's keys, estimated anew; and the memory of it."""
+    import resource
+
+    from memedit.layout import Layout
+    from memedit.methods._moments import TEXT, estimate, lines_of
+
+    base = HFModel.from_pretrained(model, device=device, dtype=dtype)
+    blocks = Layout.of(base.model).blocks
+    module = blocks[len(blocks) // 2].mlp_out
+    lines, _ = lines_of(None)
+    found: list[Any] = []
+    spent = seconds(lambda: found.append(estimate(base, module, lines, None)))
+    load_method("rome").row(base, [next(invented_edits(1))])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in kibibytes
+    what = f"{module}, {found[0]} from {TEXT.name}"
+    return [
+        entry("second moment of one module's keys, once for a base", spent, "s", 60, what),
+        entry(
+            "memory of the process that estimated it and made an edit by rome",
+            peak,
+            "GB",
+            1.5,
+            "resident, peak",
+        ),
+    ]
+
+
 def mixed_batch(model: str, device: str | None, dtype: str | None) -> list[Entry]:
     """32 rows that each have another edit, against 32 plain rows: medians of ratios, turn by turn in one run.
 

@@ -128,7 +128,8 @@ def bench(
     """Measure the claims, mostly of speed: one entry per claim, medians, ratios taken inside one run.
 
     \b
-    NAME is import, add, route, generate, open, chat, mixed-batch, or all of these; or methods, drift, or gpu.
+    NAME is import, add, route, generate, open, chat, mixed-batch, covariance, eval, or all of these; or methods, drift,
+    or gpu.
     Examples:
       memedit bench all --json bench.json
       memedit bench methods --data known.jsonl --limit 60 --method rome,ft-m

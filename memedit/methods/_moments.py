@@ -64,14 +64,14 @@ def second_moment(
     """
     layout.check_readable(base.model.get_submodule(module), module)
     base = origin(base)  # C is of the model as it was before any edit
-    lines, digest = _lines(text)
+    lines, digest = lines_of(text)
     kept = kept_beside(base).setdefault("moments", {})
     key = f"{base.fingerprint[:24]}-{module}-{digest[:16]}"
     if key not in kept:
         path = folder() / f"moment-{key}.safetensors"
         found = _read(path)
         if found is None:
-            found = _estimate(base, module, lines, progress)
+            found = estimate(base, module, lines, progress)
             _log.info("second moment of the keys of %s: %s", module, found)
             _write(path, found)
         kept[key] = found
@@ -91,7 +91,12 @@ def source(text: str | None) -> Path:
     return Path(text).expanduser() if text else TEXT
 
 
-def _lines(text: str | None) -> tuple[list[str], str]:
+def lines_of(text: str | None) -> tuple[list[str], str]:
+    """The passages of the text that C is estimated from, and a digest of it.
+
+    Raises:
+        DataError: it can't be read, or is too short.
+    """
     path = source(text)
     try:
         data = path.read_bytes()
@@ -105,7 +110,7 @@ def _lines(text: str | None) -> tuple[list[str], str]:
     return lines, hashlib.sha256(data).hexdigest()
 
 
-def _estimate(base: HFModel, module: str, lines: Sequence[str], progress: Progress | None) -> Moment:
+def estimate(base: HFModel, module: str, lines: Sequence[str], progress: Progress | None) -> Moment:
     """Two halves, every other batch to each, so that they are of one kind of text."""
     width = layout.weight(base.model, module).shape[1]
     sums = torch.zeros(2, width, width, dtype=torch.float32)
