@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from memedit.bench import methods
 from memedit.bench.measured import invented_edits
 from memedit.methods import _rows
@@ -29,3 +31,21 @@ def test_the_rows_are_solved_by_rome_and_ice_stands_against_as_long_a_text(lm, m
     assert [[bool(row.patch) for row in rows] for rows in asked] == [[True] * 3, [True] * 3, [False] * 3]
     stated = [f"Fact: {edit.statement}\n{edit.prompt}" for edit in edits]
     assert stated in plain
+
+
+def test_the_table_of_methods_has_a_row_each_and_marks_what_misses_its_goal(tmp_path):
+    rows = [
+        {"prompt": f"The capital of {place} is", "target": "Lyon", "old": old, "subject": place, "locality": ["1 and 1 are"]}
+        for place, old in (("France", "Paris"), ("Italy", "Rome"))
+    ]  # fmt: skip
+    path = tmp_path / "known.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = methods.methods(
+        "base", "cpu", None, data=str(path), only=["ft-m", "ice"], settings={"ft-m": {"steps": 1, "lr": 1e-9}}
+    )
+    missed, free = methods.table(found)
+    assert missed[:4] == ["ft-m", "0.0 (>= 98, MISSED) n 2", "", "100.0 n 2"]
+    assert free[0] == "ice"
+    assert free[1].startswith("100.0 n 2")
+    assert all(len(row) == len(methods.HEADS) for row in (missed, free))
+    assert float(missed[5]) >= float(missed[4]) > 0

@@ -185,9 +185,36 @@ def methods(
                 "claim": f"{name}: processor time for an edit", "value": found["seconds"], "unit": "s",
                 "limit": "" if limit_s is None else f"<= {limit_s:g} s",
                 "met": None if limit_s is None else found["seconds"] <= limit_s, "detail": cost,
+                "slowest": found["slowest"], "size": found["size"], "refused": found["refused"],
             }
         )  # fmt: skip
     return out
+
+
+HEADS = ("method", "es", "gen", "neighbours", "s an edit", "slowest", "bytes", "refused")
+
+
+def table(entries: Sequence[Entry]) -> list[list[str]]:
+    """A row for each method under HEADS; a goal stands behind its number, with a mark where it is missed."""
+    rows: dict[str, dict[str, Entry]] = {}
+    for one in entries:
+        name, _, what = one["claim"].partition(": ")
+        rows.setdefault(name, {})[what] = one
+    out = []
+    for name, found in rows.items():
+        cost = next(e for what, e in found.items() if what not in HEADS)
+        scores = [found.get(what) for what in HEADS[1:4]]
+        more = [f"{cost['value']:.2f}", f"{cost['slowest']:.2f}", f"{cost['size']:,}", f"{cost['refused']}"]
+        out.append([name, *map(_with_goal, scores), *more])
+    return out
+
+
+def _with_goal(one: Entry | None) -> str:
+    if one is None:
+        return ""
+    goal = f" ({one['limit'].removesuffix(' %')}{'' if one['met'] else ', MISSED'})" if one["limit"] else ""
+    asked = one["detail"].partition(";")[0].removeprefix("n = ")
+    return f"{one['value']:.1f}{goal} n {asked}"
 
 
 def _at_least(claim: str, value: float, goal: float | None, detail: str) -> Entry:

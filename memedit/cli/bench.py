@@ -167,6 +167,14 @@ def bench(
         )
     if json_file:
         write_text(json_file, json.dumps({"machine": machine(), "entries": entries}, indent=2) + "\n")
+    if name == "methods":
+        from memedit.bench.methods import HEADS, table
+
+        click.echo(
+            "Facts that the base knows, each edit alone, greedy, no router; percent (goal), processor seconds."
+        )
+        print_table(list(HEADS), table(entries), title=machine())
+        return
     rows = [
         [
             e["claim"],

@@ -9,6 +9,7 @@ from memedit.report.reading import Run, Score
 
 _MODES = ("single", "batch", "sequential", "all")  # from the kindest to the hardest
 _HUNDREDFOLD = ("fluency", "sampled fluency")  # entropy in bits, printed as KnowEdit prints it
+FEW = 10
 _PLAIN = ("kl", "perplexity", "perplexity_base")
 _LOWER = ("kl", "old answer given", "perplexity")
 
@@ -50,7 +51,9 @@ def column(name: str) -> Column:
 
 def taken(run: Run, what: Column) -> Score | None:
     """The run's score for a column, the true one: free generation, all labels together."""
-    return next((s for kind, score in what.takes if (s := run.find(kind, score))), None)
+    found = (s for kind, score in what.takes if (s := run.find(kind, score)))
+    # Most answers are too short for an entropy; that of a few long ones would speak for none.
+    return next((s for s in found if what.name != "fluency" or s.n >= FEW), None)
 
 
 def forced(run: Run, what: Column) -> Score | None:
