@@ -76,6 +76,7 @@ def _bits(dtype: str, on_cpu: bool) -> Any:
     Raises:
         ModelError: it is not installed.
     """
+    import logging
     import warnings
 
     import torch
@@ -83,6 +84,7 @@ def _bits(dtype: str, on_cpu: bool) -> Any:
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"dtype {dtype} needs bitsandbytes: pip install 'memedit[quant]', or take bfloat16")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which kernels it would like to have
     if dtype == "8bit":
         warnings.filterwarnings(
             "ignore", message="MatMul8bitLt: inputs will be cast"
