@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from memedit.evaluation.answer import OUT, Answer, judged
 from memedit.metrics import APART, bootstrap, contains, entropy, exact, refused
 
@@ -192,7 +194,10 @@ def _by_case(answers: Sequence[Answer], rows: Sequence[ScoreRow], seed: int) -> 
 
 
 def _harmonic(answers: Sequence[Answer], rows: Sequence[ScoreRow], seed: int) -> list[ScoreRow]:
-    """S: the harmonic mean of efficacy, paraphrase and neighbourhood score, where all three are known."""
+    """S: the harmonic mean of efficacy, paraphrase and neighbourhood score, where all three are known.
+
+    Its interval draws whole cases, for the three scores at once, and takes the harmonic mean of every draw.
+    """
     names = (("edit", "efficacy"), ("paraphrase", "paraphrase score"), ("locality", "neighbourhood score"))
     found = [
         next((r for r in rows if (r["kind"], r["score"], r["label"]) == (*name, "")), None) for name in names
@@ -200,13 +205,41 @@ def _harmonic(answers: Sequence[Answer], rows: Sequence[ScoreRow], seed: int) ->
     if any(r is None for r in found):
         return []
     three: list[ScoreRow] = [r for r in found if r is not None]
-    value, low, high, floor = (_mean([r[k] or 0.0 for r in three]) for k in ("value", "low", "high", "floor"))
+    value, floor = (_mean([r[k] or 0.0 for r in three]) for k in ("value", "floor"))
+    low, high = _drawn(answers, names, seed)
     return [{"kind": "edit", "label": "", "score": "S", "value": value, "low": low, "high": high, "floor": floor,
              "n": min(r["n"] for r in three)}]  # fmt: skip
 
 
+def _drawn(
+    answers: Sequence[Answer], names: Sequence[tuple[str, str]], seed: int, rounds: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of the harmonic mean of scores (kind, name): whole cases drawn, the same for all of them.
+
+    A draw in which one of the scores has no case says nothing and is passed over.
+    """
+    cases = {case: i for i, case in enumerate(dict.fromkeys(a.case or j for j, a in enumerate(answers)))}
+    sums, counts = np.zeros((2, len(names), len(cases)))
+    for at, (kind, name) in enumerate(names):
+        look = next(m.of for m in MEASURES if m.score == name)
+        for j, a in enumerate(answers):
+            value = look(a) if a.kind == kind and a.label not in APART else None
+            if value is not None:
+                sums[at, cases[a.case or j]] += float(value)
+                counts[at, cases[a.case or j]] += 1
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(rounds):
+        draw = rng.integers(0, len(cases), len(cases))
+        asked = counts[:, draw].sum(1)
+        if asked.all():
+            found.append(_mean(list(sums[:, draw].sum(1) / asked)))
+    low, high = np.percentile(found, [2.5, 97.5]) if found else (math.nan, math.nan)
+    return float(low), float(high)
+
+
 def _mean(values: Sequence[float]) -> float:
-    return 0.0 if min(values) <= 0 else len(values) / sum(1 / v for v in values)
+    """Harmonic mean; 0 where one of them is."""
+    return 0.0 if min(values) <= 0 else float(len(values) / sum(1 / v for v in values))
 
 
 TOGETHER: list[Callable[[Sequence[Answer], Sequence[ScoreRow], int], list[ScoreRow]]] = [_by_case, _harmonic]

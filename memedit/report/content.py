@@ -85,10 +85,12 @@ def _headline(file: RunFile) -> list[Block]:
 
 def _best(name: str, runs: Sequence[Run]) -> str:
     """A data set's best method by edit success (locality where that is equal), with its numbers and its floor."""
+    if any(suites.suite_of(run) for run in runs):
+        return suites.best(name, runs)
     what = column("success")
     able = [(s, run) for run in runs if not reference(run.method) and (s := taken(run, what))]
     if not able:
-        return suites.best(name, runs)
+        return ""
 
     def rank(pair: tuple[Any, Run]) -> tuple[float, float]:
         still = taken(pair[1], column("locality"))

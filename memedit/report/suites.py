@@ -130,14 +130,9 @@ def best(name: str, runs: Sequence[Run]) -> str:
         return [-s.value if lower_is_better(s.score) else s.value for s, _ in found]
 
     run = max(able, key=rank)
-    parts = [f"{_long(suite, one)} {_said(score)}" for one in panels(run) if (score := taken(run, one))]
+    parts = [f"{one.name.replace(', turn', ' at turn')} {_said(score)}" for one in panels(run) if (score := taken(run, one))]
     first = "the best of " + f"{len(able)}, " if len(able) > 1 else ""
     return f"{suite.title.partition(':')[0].lower()}, {name}: {first}{label(run, runs)}, {run.edits:,} edits: {', '.join(parts)}"
-
-
-def _long(suite: Suite, one: Column) -> str:
-    """A column's name where its head does not stand above it."""
-    return one.name if one.label.startswith("turn") else one.title
 
 
 def _said(score: Score) -> str:
