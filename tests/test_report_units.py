@@ -16,9 +16,9 @@ from memedit.report.units import KNOWN, is_share, lower_is_better, shown
 
 LOWER = {
     "old answer given", "given up", "opposite feeling", "older edit given", "tied fact damage", "ignore rate", "failure rate",
-    "kl", "distortion", "perplexity", "perplexity_base",
+    "kl", "distortion", "perplexity", "perplexity_base", "changed",
 }  # fmt: skip
-OF_DRIFT = {"perplexity", "perplexity_base", "accuracy"}
+OF_DRIFT = {"perplexity", "perplexity_base", "accuracy", "changed"}
 WRITERS = {"pushback.py", "pitfalls.py", "erasure.py", "opinion.py", "scores.py"}
 
 

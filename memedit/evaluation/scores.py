@@ -179,17 +179,22 @@ def summarise(
 def _measured(
     m: Measure, kind: str, label: str, asked: Sequence[tuple[Answer, Hashable]], seed: int
 ) -> list[ScoreRow]:
-    found = [(None if a.error and m.failed is not None else m.of(a), a, case) for a, case in asked]
-    if any(value is not None for value, _, _ in found):
-        found = [
-            (m.failed if a.error and m.failed is not None else value, a, case) for value, a, case in found
-        ]
-    counted = [(float(value), a, case) for value, a, case in found if value is not None]
+    counted = _counted(m, asked)
     if not counted:
         return []
     floor = [m.floor(a) for _, a, _ in counted] if m.floor else []
     known = [float(f) for f in floor if f is not None]
     return [row(kind, m.score, [v for v, _, _ in counted], [c for _, _, c in counted], known, label, seed)]
+
+
+def _counted(m: Measure, asked: Sequence[tuple[Answer, Hashable]]) -> list[tuple[float, Answer, Hashable]]:
+    """What each answer that counts comes to, with its case; see `Measure.failed` for those that failed."""
+    found = [(None if a.error and m.failed is not None else m.of(a), a, case) for a, case in asked]
+    if any(value is not None for value, _, _ in found):
+        found = [
+            (m.failed if a.error and m.failed is not None else value, a, case) for value, a, case in found
+        ]
+    return [(float(value), a, case) for value, a, case in found if value is not None]
 
 
 # -- what needs several answers at once
@@ -235,21 +240,23 @@ def _drawn(
 
     A draw in which one of the scores has no case says nothing and is passed over.
     """
-    cases = {case: i for i, case in enumerate(dict.fromkeys(a.case or j for j, a in enumerate(answers)))}
-    sums, counts = np.zeros((2, len(names), len(cases)))
+    by = [a.case or i for i, a in enumerate(answers)]
+    place = {case: i for i, case in enumerate(dict.fromkeys(by))}
+    sums, counts = np.zeros((2, len(names), len(place)))
     for at, (kind, name) in enumerate(names):
-        look = next(m.of for m in MEASURES if m.score == name)
-        for j, a in enumerate(answers):
-            value = look(a) if a.kind == kind and a.label not in APART else None
-            if value is not None:
-                sums[at, cases[a.case or j]] += float(value)
-                counts[at, cases[a.case or j]] += 1
+        measure = next(m for m in MEASURES if m.score == name)
+        asked = [
+            (a, case) for a, case in zip(answers, by, strict=True) if a.kind == kind and a.label not in APART
+        ]
+        for value, _, case in _counted(measure, asked):
+            sums[at, place[case]] += value
+            counts[at, place[case]] += 1
     rng, found = np.random.default_rng(seed), []
     for _ in range(rounds):
-        draw = rng.integers(0, len(cases), len(cases))
-        asked = counts[:, draw].sum(1)
-        if asked.all():
-            found.append(_mean(list(sums[:, draw].sum(1) / asked)))
+        draw = rng.integers(0, len(place), len(place))
+        drawn = counts[:, draw].sum(1)
+        if drawn.all():
+            found.append(_mean(list(sums[:, draw].sum(1) / drawn)))
     low, high = np.percentile(found, [2.5, 97.5]) if found else (math.nan, math.nan)
     return float(low), float(high)
 

@@ -17,7 +17,7 @@ from memedit.report.goals import expected, said
 from memedit.report.reading import Answer, Run, RunFile, Score, read_run, verdict
 from memedit.report.units import interval, is_share, lower_is_better, shown
 
-_DRIFT = ("perplexity", "accuracy", "kl")
+_DRIFT = ("perplexity", "accuracy", "changed", "kl")
 _APART = "apart: the 95 % intervals of the two don't overlap."
 _MOST = 200  # rows that a page shows; the JSON holds all
 Pair = tuple[Run, Run]

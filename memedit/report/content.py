@@ -183,7 +183,9 @@ def _main_table(runs: Sequence[Run], part: Sequence[tuple[str, list[tuple[Column
     for name, columns in part:
         own = {one.name for one, of_paper in columns if not of_paper}
         heads += [
-            one.title if not of_paper else ("paper" if one.name in own else f"{one.title}, paper") + _unit(name, one)
+            one.title
+            if not of_paper
+            else ("paper" if one.name in own else f"{one.title}, paper") + _unit(name, one)
             for one, of_paper in columns
         ]
     return Table(["method", *heads], rows, groups=[("", 1), *((name, len(c)) for name, c in part)])
@@ -334,7 +336,10 @@ def _failures(file: RunFile) -> list[Block]:
         return [Text("Nothing: every case was edited, asked and scored.")]
     more = len(rows) - _MOST_FAILURES
     out: list[Block] = [
-        Text(f"{len(rows):,} failures, counted in each run; a failed case counts as wrong."),
+        Text(
+            f"{len(rows):,} failures, counted in each run; a failed case counts as wrong, and is left out where no "
+            "number says that (magnitudes, fluency, kl)."
+        ),
         Table(["data", "method", "case", "error"], rows[:_MOST_FAILURES], left=4),
     ]
     return [*out, Text(f"{more:,} more are in the run file.", "quiet")] if more > 0 else out

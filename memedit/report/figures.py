@@ -23,7 +23,7 @@ from memedit.report.picking import (
     usual,
 )
 from memedit.report.reading import Run
-from memedit.report.suites import panels
+from memedit.report.suites import low, panels
 from memedit.report.units import is_share, scale
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 # Told apart by colour-blind readers, too. On a page they, the ink and the grid become variables of its style sheet.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, GRID = "#222222", "#bbbbbb"
+_WAYS = {
+    "routed": COLOURS[0],
+    "merged": COLOURS[1],
+}  # else (oracle, or a fact stated in a chat) it was handed over
 _MOST_SETS, _MOST_METHODS, _MOST_LINES = 6, 12, 6
 
 
@@ -137,7 +141,7 @@ def _scores(figure: Figure, runs: Sequence[Run]) -> bool:
     above: list[str] = []
     for across, (name, of) in zip(axes, rows.items(), strict=True):
         three = panels(of[0])
-        titles = [f"{one.title if one in COLUMNS else one.name}, %" for one in three]
+        titles = [f"{one.title if one in COLUMNS else one.name}, %{low(one)}" for one in three]
         for ax, panel, title in zip(across, three, titles, strict=True):
             _score_panel(ax, of, runs, panel)
             if titles != above:
@@ -167,7 +171,7 @@ def _score_panel(ax: Axes, of: Sequence[Run], runs: Sequence[Run], what: Column)
         some = True
         if what in COLUMNS and not usual(what, score):
             ax.text(103, y - 0.36, score.score, ha="right", va="bottom", fontsize=6.5)
-        colour = "#999999" if reference(run.method) else COLOURS[1] if run.way == "merged" else COLOURS[0]
+        colour = "#999999" if reference(run.method) else _WAYS.get(run.way, "#999999")
         ax.barh(y, 100 * score.value, height=0.62, color=colour, alpha=0.85, lw=0)
         if score.low is not None and score.high is not None:
             ax.plot([100 * score.low, 100 * score.high], [y, y], color=INK, lw=1.2, solid_capstyle="butt")

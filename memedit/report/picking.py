@@ -30,7 +30,7 @@ COLUMNS = (
     Column(
         "success",
         "Edit success",
-        (("edit", "success"), ("old", "refused"), ("old", "success"), ("opinion", "success")),
+        (("edit", "success"), ("old", "refused"), ("old", "success"), ("opinion", "feeling as asked")),
         ("edit", "success_tf"),
     ),
     Column("generalisation", "Paraphrases", (("paraphrase", "success"),), ("paraphrase", "success_tf")),

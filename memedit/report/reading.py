@@ -72,7 +72,11 @@ class Run:
     def find(self, kind: str, score: str, label: str = "") -> Score | None:
         """The score of that name, of all labels together unless one is named; kind or label "*": of any."""
         return next(
-            (s for s in self.scores if s.score == score and label in ("*", s.label) and kind in ("*", s.kind)),
+            (
+                s
+                for s in self.scores
+                if s.score == score and label in ("*", s.label) and kind in ("*", s.kind)
+            ),
             None,
         )
 

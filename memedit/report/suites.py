@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from memedit.report.blocks import Block, Cell, Heading, Table, Text
-from memedit.report.picking import COLUMNS, PANELS, Column, column, data_sets, label, reference, taken
+from memedit.report.picking import PANELS, Column, column, data_sets, label, reference, taken
 from memedit.report.reading import Run, RunFile, Score, number
 from memedit.report.units import interval, lower_is_better, shown
 
@@ -81,7 +81,7 @@ SUITES = (
     ),
     Suite(
         "Opinions: a feeling asked for",
-        (("opinion", "feeling as asked"),),
+        (("opinion", "opposite feeling"),),  # a data set of opinions has the other score alone
         (("feeling as asked", (_one("opinion", "feeling as asked", "both", ""),
                                _one("opinion", "feeling as asked", "positive", "positive"),
                                _one("opinion", "feeling as asked", "negative", "negative"))),
@@ -112,10 +112,9 @@ def panels(run: Run) -> tuple[Column, ...]:
     return tuple(next(c for c in suite.columns if c.name == name) for name in suite.panels)
 
 
-def heading(one: Column) -> str:
-    """A column's title, with a word where low is good."""
-    low = one not in COLUMNS and lower_is_better(one.takes[0][1])
-    return f"{one.title} (low is good)" if low else one.title
+def low(one: Column) -> str:
+    """A word behind a column's name where low is good."""
+    return " (low is good)" if lower_is_better(one.takes[0][1]) else ""
 
 
 def best(name: str, runs: Sequence[Run]) -> str:
@@ -130,7 +129,11 @@ def best(name: str, runs: Sequence[Run]) -> str:
         return [-s.value if lower_is_better(s.score) else s.value for s, _ in found]
 
     run = max(able, key=rank)
-    parts = [f"{one.name.replace(', turn', ' at turn')} {_said(score)}" for one in panels(run) if (score := taken(run, one))]
+    parts = [
+        f"{one.name.replace(', turn', ' at turn')} {_said(score)}"
+        for one in panels(run)
+        if (score := taken(run, one))
+    ]
     first = "the best of " + f"{len(able)}, " if len(able) > 1 else ""
     return f"{suite.title.partition(':')[0].lower()}, {name}: {first}{label(run, runs)}, {run.edits:,} edits: {', '.join(parts)}"
 
@@ -146,7 +149,11 @@ def tables(file: RunFile, runs: Sequence[Run]) -> list[Block]:
     for suite in SUITES:
         own = [run for run in runs if suite_of(run) is suite]
         if own:
-            out += [Heading(suite.title, 3), _table(file, suite, own), Text(f"{suite.about} {_READING}", "quiet")]
+            out += [
+                Heading(suite.title, 3),
+                _table(file, suite, own),
+                Text(f"{suite.about} {_READING}", "quiet"),
+            ]
             out += _published(file, suite)
     return out
 
@@ -159,7 +166,9 @@ def _table(file: RunFile, suite: Suite, runs: Sequence[Run]) -> Table:
     for name in data_sets(runs):
         for run in (r for r in runs if r.data == name):
             notes = (f"{run.way}, {run.edits:,} edits, {run.protocol}",)
-            head = Cell(run.method, () if run.method == "none" else notes, "quiet" if reference(run.method) else "")
+            head = Cell(
+                run.method, () if run.method == "none" else notes, "quiet" if reference(run.method) else ""
+            )
             rows.append([name, head, *(_cell(run, one) for _, own in groups for one in own)])
     given = _turns_of(file.published)
     if given and suite.marks[0][0] == "pushback":
@@ -168,8 +177,14 @@ def _table(file: RunFile, suite: Suite, runs: Sequence[Run]) -> Table:
             if one.takes[0][1] == "edit stands" and one.title in given else ""
             for _, own in groups for one in own
         ]  # fmt: skip
-        rows.append(["published", Cell(str(file.published.get("what") or "published"), ("no yardstick, see below",), "quiet"), *cells])
-    heads = ["data", "method", *(heading(one) for _, own in groups for one in own)]
+        rows.append(
+            [
+                "published",
+                Cell(str(file.published.get("what") or "published"), ("no yardstick, see below",), "quiet"),
+                *cells,
+            ]
+        )
+    heads = ["data", "method", *(f"{one.title}{low(one)}" for _, own in groups for one in own)]
     return Table(heads, rows, [("", 2), *((head, len(own)) for head, own in groups)], left=2)
 
 
@@ -194,4 +209,8 @@ def _published(file: RunFile, suite: Suite) -> list[Block]:
     if not given or suite.marks[0][0] != "pushback":
         return []
     at = ", ".join(f"{shown('edit stands', share)} at {turn}" for turn, share in _turns_of(given).items())
-    return [Text(f"Published, {given.get('what', '?')}: {at or '?'}. Read it with care: {given.get('caveat', 'no caveat is given')}.")]
+    return [
+        Text(
+            f"Published, {given.get('what', '?')}: {at or '?'}. Read it with care: {given.get('caveat', 'no caveat is given')}."
+        )
+    ]

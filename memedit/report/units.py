@@ -28,6 +28,7 @@ _GOOD = (
 )  # fmt: skip
 _BAD = (
     "old answer given", "given up", "opposite feeling", "older edit given", "tied fact damage", "ignore rate", "failure rate",
+    "changed",
 )  # fmt: skip
 KNOWN: dict[str, Known] = {
     **dict.fromkeys(_GOOD, Known()),
