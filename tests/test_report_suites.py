@@ -53,8 +53,9 @@ PITFALL = [
 ]  # fmt: skip
 ROUND = [scored("round", "newer edit wins", 0.71, "easy"), scored("round", "distortion", 0.1234, "easy"),
          scored("round", "failure rate", 0.35, "easy"), scored("round", "success score", 0.85, "easy")]  # fmt: skip
-ERASURE = [scored("old", "erased", 0.61), scored("old", "old answer given", 0.04, floor=0.5), scored("old", "erased", 0.52, "known"),
-           scored("old", "refused", 0.83), scored("locality", "unchanged", 0.99)]  # fmt: skip
+ERASURE = [scored("old", "erased", 0.61), scored("old", "old answer given", 0.04, floor=0.5),
+           scored("old", "erased", 0.52, "known"), scored("old", "refused", 0.83),
+           scored("locality", "unchanged", 0.99)]  # fmt: skip
 OPINION = [scored("opinion", "feeling as asked", 0.44), scored("opinion", "opposite feeling", 0.21),
            scored("locality", "kl", 0.0123, "other topic"), scored("locality", "unchanged", 0.97, "other topic")]  # fmt: skip
 

@@ -118,7 +118,7 @@ def low(one: Column) -> str:
 
 
 def best(name: str, runs: Sequence[Run]) -> str:
-    """One data set of a suite in a line: its method that does best by the first panel but one, with its numbers."""
+    """One data set of a suite in a line: the method that does best by the second panel (then the first), with its numbers."""
     able = [run for run in runs if not reference(run.method)]
     suite = suite_of(able[0]) if able else None
     if suite is None:
@@ -134,8 +134,9 @@ def best(name: str, runs: Sequence[Run]) -> str:
         for one in panels(run)
         if (score := taken(run, one))
     ]
-    first = "the best of " + f"{len(able)}, " if len(able) > 1 else ""
-    return f"{suite.title.partition(':')[0].lower()}, {name}: {first}{label(run, runs)}, {run.edits:,} edits: {', '.join(parts)}"
+    who = f"the best of {len(able)}, {label(run, runs)}" if len(able) > 1 else label(run, runs)
+    title = suite.title.partition(":")[0].lower()
+    return f"{title}, {name}: {who}, {run.edits:,} edits: {', '.join(parts)}"
 
 
 def _said(score: Score) -> str:
