@@ -240,9 +240,9 @@ def _drawn(
 
     A draw in which one of the scores has no case says nothing and is passed over.
     """
-    by = [a.case or i for i, a in enumerate(answers)]
+    by: list[Hashable] = [a.case or i for i, a in enumerate(answers)]
     place = {case: i for i, case in enumerate(dict.fromkeys(by))}
-    sums, counts = np.zeros((2, len(names), len(place)))
+    sums, counts = (np.zeros((len(names), len(place))) for _ in range(2))
     for at, (kind, name) in enumerate(names):
         measure = next(m for m in MEASURES if m.score == name)
         asked = [

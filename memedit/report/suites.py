@@ -134,7 +134,7 @@ def best(name: str, runs: Sequence[Run]) -> str:
         for one in panels(run)
         if (score := taken(run, one))
     ]
-    who = f"the best of {len(able)}, {label(run, runs)}" if len(able) > 1 else label(run, runs)
+    who = f"the best of {len(able)} is {label(run, runs)}" if len(able) > 1 else label(run, runs)
     title = suite.title.partition(":")[0].lower()
     return f"{title}, {name}: {who}, {run.edits:,} edits: {', '.join(parts)}"
 
