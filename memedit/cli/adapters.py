@@ -119,14 +119,14 @@ def _method(
         method_info(how.method)
     router = Router(memory, method=how.method)
     names = sorted({router.method_of(record.edit) for record in records})
-    if otherwise and not how.method and method_info(names[0]).patch == "nothing":
+    if otherwise and not how.method and not _low_rank(names[0]):
         names = [otherwise]
     if len(names) > 1:
         raise MethodError(f"the edits have several methods ({', '.join(names)}); take one by --method")
     if method_info(names[0]).patch == "nothing":
         raise MethodError(f"{names[0]} has no patches; take a method that has, such as --method lora")
     method = load_method(names[0], **how.settings.get(names[0], {}))
-    if not isinstance(method, PatchMethod) or type(method).row_patch is not PatchMethod.row_patch:
+    if not isinstance(method, PatchMethod) or not method.low_rank:  # before anything is prepared
         raise MethodError(
             f"the patches of {names[0]} are no low-rank changes of weights; take --method lora or rome"
         )
@@ -134,3 +134,12 @@ def _method(
     from memedit.lm import HFModel
 
     return HFModel.from_pretrained(how.model, device=how.device, dtype=how.dtype), method
+
+
+def _low_rank(name: str) -> bool:
+    from memedit.methods.patched import PatchMethod
+
+    if method_info(name).patch == "nothing":
+        return False
+    method = load_method(name)
+    return isinstance(method, PatchMethod) and method.low_rank
