@@ -169,12 +169,11 @@ def prepare(
         try:
             key = method.key(base, edit)
             patch = None if anew else patches.get(key)
-            # One that a call made before may be known in this process alone.
-            stored = any(p["key"] == key for p in patches.memory.patches(record.id))
-            new = patch is None or (not stored and patches.memory.get_patch(key) is None)
+            new = patch is None
             if patch is None:
                 patch = method.prepare(base, edit)
-            if new or not stored:
+            # One that a call made before may be known in this process alone.
+            if new or not any(p["key"] == key for p in patches.memory.patches(record.id)):
                 patches.store(key, edit, patch)
                 patches.hold(key, patch)
             yield Prepared(

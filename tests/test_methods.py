@@ -14,7 +14,7 @@ from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.lm import HFModel
 from memedit.methods import METHODS, load_method, mend, method_info
-from memedit.methods._effects import Now, Swapped, reads, stacked
+from memedit.methods._effects import LowRank, Now, Swapped, reads, stacked
 from memedit.methods._hypernetwork import Editor
 from memedit.methods._patch import Patch
 from memedit.methods.alphaedit import projected
@@ -259,6 +259,11 @@ def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
             MethodError, match=r"again.*`memedit prepare --anew`|`memedit prepare --anew`.*again"
         ):
             Patch.from_bytes(bad)
+
+
+def test_what_goes_into_an_adapter_says_so(patching, lm):
+    solved = patching.solved(lm("llama"), FACT)
+    assert patching.low_rank == all(isinstance(e, (LowRank, Swapped)) for e in solved.modules.values())
 
 
 def test_a_patch_is_prepared_once_and_belongs_to_base_edit_and_settings(patching, lm, monkeypatch):

@@ -6,7 +6,7 @@ None of them loads the base model, but for `add-fact --prepare`.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -145,11 +145,14 @@ def add_fact(
     with opened(memory) as m, progress("preparing") as bar:
         base, solving, tried = solve(m, model, device, dtype, None, settings, bar)
         try:  # what can't be loaded or prepared adds nothing, and supersedes nothing
-            tried(edit)
+            made = tried(edit)
         except MemeditError as error:
             raise type(error)(f"nothing was added: {error}") from error
         added = m.add(edit, keep_both=keep_both)
-        done = list(solving([m.get(id) for id in added.ids], False))
+        done = [
+            replace(one, new=one.new or (made is not None and one.key == made))
+            for one in solving([m.get(id) for id in added.ids], False)
+        ]
         if as_json:
             print_json({**_added_dict(m, added), "prepared": [asdict(one) for one in done]})
         else:

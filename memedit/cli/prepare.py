@@ -85,9 +85,9 @@ def solve(
     method: str | None,
     settings: dict[str, Any],
     bar: Bar,
-) -> tuple[HFModel, Solving, Callable[[Edit], None]]:
+) -> tuple[HFModel, Solving, Callable[[Edit], str | None]]:
     """The base, a function that prepares records (all anew, if it is told so), and one that tries an edit that is not yet
-    in the memory: its patch is held for when it is.
+    in the memory: its patch is held for when it is, and its key given where it was made now.
     """
     from memedit.demonstrations import handed
     from memedit.kept import MemoryPatches, bound
@@ -109,10 +109,15 @@ def solve(
                 own.progress = bar.beside(own.once)
         return loaded[name]
 
-    def tried(edit: Edit) -> None:
+    def tried(edit: Edit) -> str | None:
         own = method_of(edit)
-        if isinstance(own, PatchMethod):
-            own.patch(base, edit)
+        if not isinstance(own, PatchMethod):
+            return None
+        key = own.key(base, edit)
+        if patches.get(key) is not None:
+            return None
+        patches.hold(key, own.prepare(base, edit))
+        return key
 
     return base, lambda records, anew: prepared(patches, base, records, method_of, anew=anew), tried
 
