@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memedit.cli._group import counted, existing, find_live, print_json
+from memedit.cli._group import counted, existing, find_live, print_json, progress
 from memedit.errors import DataError, MethodError
 from memedit.methods import load_method, method_info
 
@@ -57,7 +57,9 @@ def export_adapter(folder: str, how: Adapting, tag: str | None, as_json: bool) -
             raise DataError("there is no live edit to export")
         base, method = _method(m, how, records)
         records = _newest(records)
-        modules = method.row_patch(base, [r.edit for r in records])
+        with progress("preparing") as bar:
+            method.progress = bar.beside(method.once)
+            modules = method.row_patch(base, [r.edit for r in records])
         assert modules is not None  # there are edits
         about = {"memedit.method": method.name, "memedit.edits": " ".join(str(r.id) for r in records)}
         ranks = write_adapter(Path(folder), base, modules, about)
