@@ -247,6 +247,7 @@ def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
     data = patch.to_bytes()
     again = Patch.from_bytes(data)
     assert again.about == {**patch.about, "format": "1"}
+    assert patching.low_rank == all(isinstance(e, (LowRank, Swapped)) for e in patch.modules.values())
     for module, effect in patching.prepare(base, FACT).modules.items():
         for name, tensor in effect.tensors().items():
             assert torch.allclose(tensor, again.modules[module].tensors()[name], atol=1e-6)
@@ -259,11 +260,6 @@ def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
             MethodError, match=r"again.*`memedit prepare --anew`|`memedit prepare --anew`.*again"
         ):
             Patch.from_bytes(bad)
-
-
-def test_what_goes_into_an_adapter_says_so(patching, lm):
-    solved = patching.solved(lm("llama"), FACT)
-    assert patching.low_rank == all(isinstance(e, (LowRank, Swapped)) for e in solved.modules.values())
 
 
 def test_a_patch_is_prepared_once_and_belongs_to_base_edit_and_settings(patching, lm, monkeypatch):
