@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from memedit import __version__
 from memedit.cli._deciding import deciding, scope_option
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from memedit.lm import HFModel
 
 
+# What a suite of jobs takes; which data, ways and modes there are is its own to say.
+_OF_SUITES = (
+    "limit", "method", "routed", "settings", "unrelated", "max_new_tokens", "sampled", "batch_size", "seed", "drift",
+    "no_forced", "json_file", "report", "fresh", "details", "model", "device", "dtype", "false_fire_rate", "scope", "memory",
+)  # fmt: skip
 TRIALS = ("pushback", "pitfalls", "erasure", "opinions")  # suites with a course, and a command, of their own
 
 
@@ -132,6 +138,8 @@ def eval_(ctx: click.Context, **given: Any) -> None:
         from memedit.cli.trials import as_suite
 
         return as_suite(ctx, given)
+    if given["suite"]:
+        refuse_others(ctx, given["suite"], _OF_SUITES)
     ways = tuple(way for way in ("routed", "merged") if given[way]) or ("routed",)
     if given["memory"] and "merged" in ways:
         raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
@@ -145,6 +153,21 @@ def eval_(ctx: click.Context, **given: Any) -> None:
     if not made.jobs:
         raise DataError("nothing is left to score; see what was left out, above")
     _evaluated(given, made)
+    if made.broken:
+        raise DataError(f"left out, though the file is there: {', '.join(made.broken)}; see why, above")
+
+
+def refuse_others(ctx: click.Context, suite: str, taken: Sequence[str]) -> None:
+    """Refuse options that a suite has no use for.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for option in ctx.command.params:
+        name = str(option.name)
+        source = ctx.get_parameter_source(name)
+        if source == ParameterSource.COMMANDLINE and name not in ("suite", "folder", *taken):
+            raise click.UsageError(f"--suite {suite} has no use for {option.opts[0]}: leave it out", ctx)
 
 
 def _methods(given: dict[str, Any]) -> tuple[str, ...]:
@@ -177,7 +200,7 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         (name, way)
         for way in ways
         for name in names
-        if way == "routed" or _mergeable(name, alone=len(ways) == 1)
+        if way == "routed" or mergeable(name, alone=len(ways) == 1)
     ]
     try:
         sets = [
@@ -202,7 +225,7 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
     return Suite(tuple(jobs), most=given["questions"])
 
 
-def _mergeable(name: str, alone: bool) -> bool:
+def mergeable(name: str, alone: bool) -> bool:
     """Whether a method changes weights; beside --routed, those that don't are only routed.
 
     Raises:
