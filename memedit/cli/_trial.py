@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from memedit import __version__
 from memedit.cli._deciding import deciding, scope_option
@@ -76,6 +77,19 @@ def check_methods(methods: Sequence[str], merged: Sequence[str] = ()) -> None:
         method_info(name)
     for name in merged:
         mergeable(name, alone=True)
+
+
+def refuse_others(ctx: click.Context, suite: str, taken: Sequence[str]) -> None:
+    """Refuse options that a suite has no use for.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for option in ctx.command.params:
+        name = str(option.name)
+        source = ctx.get_parameter_source(name)
+        if source == ParameterSource.COMMANDLINE and name not in ("suite", "folder", *taken):
+            raise click.UsageError(f"--suite {suite} has no use for {option.opts[0]}: leave it out", ctx)
 
 
 class Trial:

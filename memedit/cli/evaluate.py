@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from memedit import __version__
 from memedit.cli._deciding import deciding, scope_option
@@ -139,6 +138,8 @@ def eval_(ctx: click.Context, **given: Any) -> None:
 
         return as_suite(ctx, given)
     if given["suite"]:
+        from memedit.cli._trial import refuse_others
+
         refuse_others(ctx, given["suite"], _OF_SUITES)
     ways = tuple(way for way in ("routed", "merged") if given[way]) or ("routed",)
     if given["memory"] and "merged" in ways:
@@ -155,19 +156,6 @@ def eval_(ctx: click.Context, **given: Any) -> None:
     _evaluated(given, made)
     if made.broken:
         raise DataError(f"left out, though the file is there: {', '.join(made.broken)}; see why, above")
-
-
-def refuse_others(ctx: click.Context, suite: str, taken: Sequence[str]) -> None:
-    """Refuse options that a suite has no use for.
-
-    Raises:
-        UsageError: one of them was given.
-    """
-    for option in ctx.command.params:
-        name = str(option.name)
-        source = ctx.get_parameter_source(name)
-        if source == ParameterSource.COMMANDLINE and name not in ("suite", "folder", *taken):
-            raise click.UsageError(f"--suite {suite} has no use for {option.opts[0]}: leave it out", ctx)
 
 
 def _methods(given: dict[str, Any]) -> tuple[str, ...]:

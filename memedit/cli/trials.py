@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from memedit.cli._deciding import deciding
-from memedit.cli._trial import Trial, check_methods, names, shared
-from memedit.cli.evaluate import eval_, mergeable, refuse_others
+from memedit.cli._trial import Trial, check_methods, names, refuse_others, shared
+from memedit.cli.evaluate import eval_, mergeable
 from memedit.errors import DataError
 
 

@@ -234,13 +234,11 @@ def _begun(base: HFModel, cases: Sequence[Pitfall], batch_size: int, parts: Part
     rows = parts.base().asked(
         "asked", cases, batch_size, lambda some: _rows(base, some, batch_size, ["base"], told=True), _failed
     )
-    out = []
-    for case, got in zip(cases, rows, strict=True):
-        one = Found(case)
+    found = [Found(case) for case in cases]
+    for one, got in zip(found, rows, strict=True):
         _put(one, got)
         one.base, one.said = one.said, []
-        out.append(one)
-    return out
+    return found
 
 
 def _drift(parts: Parts, drift: Callable[[Any], Any] | None, model: Callable[[], tuple[Any, Any]]) -> Any:
