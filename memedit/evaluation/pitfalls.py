@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,13 +145,12 @@ def routed(
                 def ask(some: Sequence[Pitfall], model: Any = model, state: str = state) -> list[Row]:
                     return _rows(model, some, batch_size, {state}, state == "both", routed=True)
 
-                for one, id, row in zip(
-                    found, ids, parts.asked(state, cases, batch_size, ask, _failed), strict=True
-                ):
+                rows = parts.asked(state, cases, batch_size, ask, _failed)
+                for one, id, got in zip(found, ids, rows, strict=True):
                     one.id = id if state == "both" else one.id
-                    _put(one, row)
+                    _put(one, got)
                 if state == "both":
-                    measured = _drift(parts, drift, lambda model=model: (model, []))
+                    measured = _drift(parts, drift, partial(_unfailed, model))
     return found, measured
 
 
@@ -239,6 +239,10 @@ def _begun(base: HFModel, cases: Sequence[Pitfall], batch_size: int, parts: Part
         _put(one, got)
         one.base, one.said = one.said, []
     return found
+
+
+def _unfailed(lm: Any) -> tuple[Any, list[dict[str, str]]]:
+    return lm, []
 
 
 def _drift(parts: Parts, drift: Callable[[Any], Any] | None, model: Callable[[], tuple[Any, Any]]) -> Any:
