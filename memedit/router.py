@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memedit.chat.dialogue import Step, steps
 from memedit.edit import Edit
+from memedit.exclusion import rules_out, turns_round
 from memedit.methods import method_info
 from memedit.subjects import find
 from memedit.texts import as_texts
@@ -246,7 +247,7 @@ class Router:
                 probability=probability,
                 cosine=n.cosine,
                 named=n.named,
-                reason=self._reason(n, kind, probability, threshold, firing, exact, kept),
+                reason=self._reason(query, n, kind, probability, threshold, firing, exact, kept),
             )
             for n, kind, probability in judged
         )
@@ -259,7 +260,7 @@ class Router:
         return kind == "direct" or method_info(self.method_of(near.record.edit)).reasons
 
     def _reason(
-        self, n: Near, kind: str, probability: float, threshold: float,
+        self, query: str, n: Near, kind: str, probability: float, threshold: float,
         firing: list[Near], exact: list[Near], kept: list[Near],
     ) -> str:  # fmt: skip
         named = "names the subject" if n.named else "does not name the subject"
@@ -271,6 +272,10 @@ class Router:
             return "a newer edit of the same fact fires in its place"
         if probability >= threshold:
             return f"ripple: {self.method_of(n.record.edit)} can't reason with it"
+        if rules_out(query, n.record.edit):
+            return f"asks for another answer than {n.record.edit.target!r}"
+        if turns_round(query, n.record.edit):
+            return "asks for the fact the other way round"
         return f"{named}, {probability:.3f} < {threshold:.3f}"
 
 

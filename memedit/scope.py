@@ -24,6 +24,7 @@ from memedit.combiner import Layout, Lenses, Trees, factors, pair_features, sent
 from memedit.edit import Edit
 from memedit.encoder import Encoder, MiniLM, Named
 from memedit.errors import ModelError
+from memedit.exclusion import rules_out, turns_round
 from memedit.pairs import Marker, PairModel
 from memedit.subjects import MASK, find, mask
 from memedit.wording import Pair, asked_by, names, same_words
@@ -239,6 +240,8 @@ class ScopeClassifier:
         for pair, row in zip(pairs, found, strict=True):
             if same_words(pair.query, pair.asked) or same_words(pair.query, pair.edit.statement):
                 row[:] = 1.0, 0.0  # its own words: nothing is left to judge
+            elif rules_out(pair.query, pair.edit) or turns_round(pair.query, pair.edit):
+                row[:] = 0.0, 0.0
         return np.split(found, np.cumsum(sizes)[:-1]) if sizes else []
 
     def _judged(

@@ -104,6 +104,17 @@ def test_answers_are_those_that_are_given_one_by_one(lm, data):
     assert edit["forced"]["new"][1] != pytest.approx(score.logprob, abs=1e-3)
 
 
+def test_a_neighbour_that_is_another_edits_own_prompt_is_left_out_and_counted(tmp_path):
+    rows = [record(i) for i in range(3)]
+    rows[0]["locality_prompt"] = f"{rows[1]['prompt'].upper()}?"
+    path = tmp_path / "people.json"
+    path.write_text(json.dumps(rows))
+    found = load(str(path))
+    assert [sum(q.kind == "locality" for q in c.queries) for c in found.cases] == [0, 1, 1]
+    assert (found.edited, found.to_dict()["questions_left_out"]) == (1, 1)
+    assert load(str(path), together=False).edited == 0  # alone in memory, nothing answers it
+
+
 def test_texts_are_drawn_for_fluency_where_that_is_asked_for(lm, data):
     (run,) = evaluate(lm("llama"), [Job(data, "oracle")], sampled=20)
     (twice,) = evaluate(lm("llama"), [Job(data, "oracle")], sampled=20)

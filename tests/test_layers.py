@@ -11,7 +11,19 @@ PACKAGE = Path(__file__).resolve().parent.parent / "memedit"
 # Each layer may import from itself and from those before it.
 LAYERS = [
     {"errors", "edit", "devices", "spread", "texts"},
-    {"subjects", "int8", "encoder", "prefix", "combiner", "loading", "pairs", "wording", "batches", "layout"},
+    {
+        "subjects",
+        "exclusion",
+        "int8",
+        "encoder",
+        "prefix",
+        "combiner",
+        "loading",
+        "pairs",
+        "wording",
+        "batches",
+        "layout",
+    },
     {"scope", "lm", "data", "metrics", "chat", "adapter"},
     {"memory"},
     {"methods"},

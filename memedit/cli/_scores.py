@@ -67,6 +67,8 @@ def _table(document: Mapping[str, Any], data: Mapping[str, Any], runs: Sequence[
         if data["left_out"]
         else ""
     )
+    if data.get("questions_left_out"):
+        left += f", {counted(data['questions_left_out'], 'locality question')} left out (another edit's own prompt)"
     console().print(
         f"{data['name']}: {counted(data['cases'], 'case')}, {held} edit{'' if edits == [1] else 's'} made when scored{left}; "
         f"model {model['name']}, greedy, {decoding['max_new_tokens']} new tokens, seed {document['seed']}"

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
 Run = dict[str, Any]
 
+# What a suite of jobs takes; which data, ways and modes there are is its own to say.
+OF_JOBS = (
+    "limit", "method", "routed", "settings", "unrelated", "max_new_tokens", "sampled", "batch_size", "seed", "drift",
+    "no_forced", "json_file", "report", "fresh", "details", "model", "device", "dtype", "false_fire_rate", "scope", "memory",
+)  # fmt: skip
+
 
 def shared(command: Any) -> Any:
     """The options of all four."""

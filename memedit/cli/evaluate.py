@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,19 @@ if TYPE_CHECKING:
     from memedit.lm import HFModel
 
 
-# What a suite of jobs takes; which data, ways and modes there are is its own to say.
-_OF_SUITES = (
-    "limit", "method", "routed", "settings", "unrelated", "max_new_tokens", "sampled", "batch_size", "seed", "drift",
-    "no_forced", "json_file", "report", "fresh", "details", "model", "device", "dtype", "false_fire_rate", "scope", "memory",
-)  # fmt: skip
+def _listed(ctx: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    """Words between commas, each once."""
+    return tuple(dict.fromkeys(word.strip() for word in value.split(",") if word.strip()))
+
+
+def _sizes(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Numbers of edits between commas, each once."""
+    words = _listed(ctx, option, value)
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise click.BadParameter(f"{value!r}: write numbers of edits, such as 1000,10000")
+    return tuple(int(word) for word in words)
+
+
 TRIALS = ("pushback", "pitfalls", "erasure", "opinions")  # suites with a course, and a command, of their own
 
 
@@ -65,17 +74,17 @@ TRIALS = ("pushback", "pitfalls", "erasure", "opinions")  # suites with a course
               help="Editing methods; also none (the unedited base), oracle or oracle:METHOD (the right edit always fires).  "
               "[default: ice]")  # fmt: skip
 @settings_option
-@click.option("--mode", default="all", show_default=True, metavar="MODE",
+@click.option("--mode", "modes", default="all", show_default=True, metavar="MODE[,MODE]", callback=_listed,
               help="all edits made, then all questions; single (each case alone); batch:N; sequential (asked after each, "
-              "and after all).")  # fmt: skip
+              "and after all).  Several are scored side by side.")  # fmt: skip
 @click.option("--merged", is_flag=True,
               help="Write the edits one after another into a copy's weights, as the literature does; with --routed, "
               "both.")  # fmt: skip
 @click.option(
     "--routed", is_flag=True, help="Edits in a memory, every question through the router.  [default]"
 )
-@click.option("--fill", type=click.IntRange(min=1), metavar="N",
-              help="Fill the memory up with edits of other data, so that it holds so many.")  # fmt: skip
+@click.option("--fill", "fills", metavar="N[,N]", default="", callback=_sizes,
+              help="Fill the memory up with edits of other data, so that it holds so many; of several sizes each.")  # fmt: skip
 @click.option("--folder", envvar="MEMEDIT_DATA", show_envvar=True, type=click.Path(file_okay=False, path_type=Path),
               metavar="DIR", help="The public data sets with splits.json, for --suite and --fill.  "
               "[default: where --data is]")  # fmt: skip
@@ -119,7 +128,8 @@ def eval_(ctx: click.Context, **given: Any) -> None:
     Examples:
       memedit eval --data counterfact-val.json --edits 1000 --unrelated nq_open_dev_clean.jsonl --json run.json
       memedit eval --data counterfact-val.json --limit 200 --method none,ice,ike,oracle --set ike.k=8 --report report
-      memedit eval --data wiki_recent_train.json --split dev --method ice --fill 10000 --folder ../shared/data
+      memedit eval --data wiki_recent_train.json --split dev --method ice --fill 1000,10000 --folder ../shared/data
+      memedit eval --data known.jsonl --limit 100 --method rome --routed --merged --mode batch:1,batch:10,all
       memedit eval --data known.jsonl --limit 100 --method rome,ft-m --merged --mode sequential --drift
       memedit eval --suite small --folder ../shared/data
       memedit eval --suite pitfalls --folder ../shared/data --limit 50
@@ -138,13 +148,15 @@ def eval_(ctx: click.Context, **given: Any) -> None:
 
         return as_suite(ctx, given)
     if given["suite"]:
-        from memedit.cli._trial import refuse_others
+        from memedit.cli._trial import OF_JOBS, refuse_others
 
-        refuse_others(ctx, given["suite"], _OF_SUITES)
+        refuse_others(ctx, given["suite"], OF_JOBS)
     ways = tuple(way for way in ("routed", "merged") if given[way]) or ("routed",)
     if given["memory"] and "merged" in ways:
         raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
-    if given["memory"] and (given["suite"] or given["mode"] != "all" or len(given["data"]) != 1):
+    if given["memory"] and (
+        given["suite"] or given["modes"] != ("all",) or len(given["fills"]) > 1 or len(given["data"]) != 1
+    ):
         raise click.UsageError(
             "--memory keeps one data set's memory, routed, in --mode all: leave it out", ctx
         )
@@ -177,13 +189,14 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         MemeditError: no such method or mode, or one that can't be merged.
     """
     from memedit.evaluation import DataSet, Job, load
+    from memedit.evaluation.run import NONE
     from memedit.evaluation.suites import Suite
 
     names = _methods(given) or ("ice",)
     nothing = DataSet("", "", "", "", "", (), 0)
-    for name in names:
-        for way in ways:
-            Job(nothing, name, way, given["mode"])
+    modes = given["modes"] or ("all",)
+    for name, way, mode in product(names, ways, modes):
+        Job(nothing, name, way, mode)
     pairs = [
         (name, way)
         for way in ways
@@ -192,7 +205,7 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
     ]
     try:
         sets = [
-            load(path, given["split"], given["limit"], given["mode"] != "single", given["skip_bad"])
+            load(path, given["split"], given["limit"], modes != ("single",), given["skip_bad"])
             for path in given["data"]
         ]
     except BadRecord as error:
@@ -204,11 +217,10 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         raise DataError(
             "two of the data sets have the same file name, by which they are told apart: rename one"
         )
-    fill = given["fill"] or 0
     jobs = [
-        Job(data, name, way, given["mode"], fill if way == "routed" else 0)
-        for data in sets
-        for name, way in pairs
+        Job(data, name, way, mode, fill)
+        for data, (name, way), mode in product(sets, pairs, modes)
+        for fill in (given["fills"] or (0,) if way == "routed" and name != NONE else (0,))
     ]
     return Suite(tuple(jobs), most=given["questions"])
 
@@ -239,6 +251,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
     """Run the jobs, or show what a finished file holds; print the tables."""
     from memedit.cli._scores import show_run_file
     from memedit.data import read_prompts
+    from memedit.drift import Standard
     from memedit.evaluation import Evaluation, Options, Record
     from memedit.lm import HFModel
 
@@ -258,7 +271,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
         settings=given["settings"], general=general, most=made.most, max_new_tokens=given["max_new_tokens"],
         sampled=given["sampled"] or 0,
         batch_size=given["batch_size"], seed=given["seed"], teacher=not given["no_forced"],
-        standard=_standard() if given["drift"] else None, false_fire_rate=given["false_fire_rate"],
+        standard=Standard.of() if given["drift"] else None, false_fire_rate=given["false_fire_rate"],
         opening=deciding(given["scope"], given["device"]), folder=_folder(given), memory=given["memory"],
     )  # fmt: skip
     try:
@@ -362,7 +375,7 @@ def _folder(given: dict[str, Any]) -> Path | None:
     Raises:
         DataError: edits of other data are asked for, and nobody says where those are.
     """
-    if given["folder"] is not None or not given["fill"]:
+    if given["folder"] is not None or not given["fills"]:
         return given["folder"]
     above = [
         p for path in given["data"] for p in Path(path).resolve().parents if (p / "splits.json").is_file()
@@ -372,12 +385,6 @@ def _folder(given: dict[str, Any]) -> Path | None:
             "--fill needs the folder of the public data sets: name it by --folder, or set MEMEDIT_DATA"
         )
     return above[0]
-
-
-def _standard() -> Any:
-    from memedit.drift import Standard
-
-    return Standard.of()
 
 
 @contextmanager

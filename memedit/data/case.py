@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from memedit.edit import Edit
 
 QueryKind = Literal[
-    "edit", "paraphrase", "locality", "portability", "multi-hop", "hop", "ripple", "reversal", "old", "opinion"
+    "edit", "paraphrase", "locality", "portability", "multi-hop", "hop", "ripple", "reversal", "old", "opinion",
+    "generation",
 ]  # fmt: skip
 KINDS: tuple[QueryKind, ...] = get_args(QueryKind)
 
@@ -23,7 +24,8 @@ class Query:
             ``"multi-hop"`` (follows from several facts), ``"hop"`` (one step of a multi-hop question), ``"ripple"`` (needs
             the edit, and its own answer is not known: it only tells of the scope), ``"reversal"`` (the fact asked the
             other way round), ``"old"`` (an answer that must NOT be given any more: an erased one, or one that a
-            later edit of the case took back), ``"opinion"`` (text about the subject is to be of one feeling).
+            later edit of the case took back), ``"opinion"`` (text about the subject is to be of one feeling),
+            ``"generation"`` (the beginning of a longer text, which has no right answer: only its fluency is told).
         answers: what counts as right; of ``"locality"`` the true answer where known, of ``"old"`` what must not be
             said, of ``"opinion"`` example texts of the feeling.
         label: the data set's own name for this sort of query ("Subject_Aliasing", "Forgetfulness", ...); of

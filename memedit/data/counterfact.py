@@ -10,7 +10,8 @@ from memedit.edit import Edit
 def full(record: Record) -> Case:
     """CounterFact with ROME's fields (arXiv 2202.05262): one rewrite, paraphrases, neighbourhood.
 
-    Its `attribute_prompts` and `generation_prompts` have no answer that could be right, and are left out.
+    Its `generation_prompts` have no answer that could be right: they are begun for fluency alone, each once (the file repeats
+    them). Its `attribute_prompts` are left out.
     """
     rewrite = record["requested_rewrite"]
     old = first((rewrite.get("target_true") or {}).get("str"))
@@ -22,6 +23,7 @@ def full(record: Record) -> Case:
     queries += triplets(rewrite)
     queries += [Query("locality", p, (old or "",)) for p in flat(record.get("neighborhood_prompts"))]
     queries += [Query("locality", p, flat(record.get("loc_ans"))) for p in flat(record.get("loc"))]
+    queries += [Query("generation", p) for p in dict.fromkeys(flat(record.get("generation_prompts")))]
     return Case(str(record.get("case_id", "")), edit, tuple(queries))
 
 

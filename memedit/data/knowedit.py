@@ -16,6 +16,7 @@ from memedit.data.fields import Record, asks, first, flat, grouped, text
 from memedit.edit import Edit
 from memedit.errors import EditError
 
+OTHER_TOPIC = "other topic"  # label of questions whose locality is a KL divergence
 # How an opinion is asked for; and topics for the same questions that no edit of the file concerns.
 _VIEWS = ("What do you think of {}?", "How do you feel about {}?", "Tell me your opinion of {}.")
 _TOPICS = (
@@ -94,9 +95,7 @@ def _convsent(record: Record) -> Case:
     queries = [Query("opinion", view.format(topic), texts[feeling], feeling) for view in _VIEWS]
     others = record.get("others") or _TOPICS
     queries += [
-        Query(
-            "locality", _VIEWS[i % len(_VIEWS)].format(others[(chance + i) % len(others)]), (), "other topic"
-        )
+        Query("locality", _VIEWS[i % len(_VIEWS)].format(others[(chance + i) % len(others)]), (), OTHER_TOPIC)
         for i in range(_LOCAL)
     ]
     return Case("", edit, tuple(queries))

@@ -12,6 +12,7 @@ from memedit.router import Route
 
 OUT = ("locality", "unrelated")  # what must stay as it is
 UNASKED = ("ripple",)  # it tells of the scope alone
+DRAWN = "generation"  # beginnings of texts, which have no right answer: asked where fluency is
 
 Forced = dict[str, Any]
 
@@ -52,7 +53,8 @@ class Answer:
         route: the verdict in plain types. success: whether `text` is right; None where nothing can tell.
         unchanged: out of scope, whether the output is the base's, token for token (as text of one tokenizer).
         forced: what was found teacher-forced (see `forced.py`). sampled: longer texts, drawn: the base's and the edited
-            model's. error: why nothing was said, then `text` is empty.
+            model's. kl: KL(base || edited) of the next token, in nats, where locality is that.
+        error: why nothing was said, then `text` is empty.
     """
 
     case: str
@@ -70,6 +72,7 @@ class Answer:
     unchanged: bool | None = None
     forced: Forced | None = None
     sampled: tuple[str, str] | None = None
+    kl: float | None = None
     error: str | None = None
 
     @classmethod
@@ -90,11 +93,11 @@ class Answer:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in plain JSON types; an error and drawn texts only where there are any."""
+        """All of it in plain JSON types; an error, drawn texts and a divergence only where there are any."""
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         out["answers"] = list(self.answers)
         out["fired"] = None if self.fired is None else list(self.fired)
-        for name in ("error", "sampled"):
+        for name in ("error", "sampled", "kl"):
             if out[name] is None:
                 del out[name]
         return out
@@ -138,11 +141,14 @@ def described(route: Route | None) -> dict[str, Any] | None:
     }
 
 
-def questions(cases: Sequence[Case], first: int = 0, most: int | None = None) -> list[Question]:
+def questions(
+    cases: Sequence[Case], first: int = 0, most: int | None = None, drawn: bool = False
+) -> list[Question]:
     """All that is asked of the cases, in order.
 
     Args:
-        first: the place of the first of them. most: of each kind and label of a case at most so many.
+        first: the place of the first of them. most: of each kind and label of a case at most so many. drawn: also
+            beginnings of texts, whose fluency alone can be told.
     """
     out = []
     for place, case in enumerate(cases, first):
@@ -150,7 +156,12 @@ def questions(cases: Sequence[Case], first: int = 0, most: int | None = None) ->
         for q in case.queries:
             sort = (q.kind, q.label)
             met[sort] = met.get(sort, 0) + 1
-            if q.kind in UNASKED or not q.prompt.strip() or (most is not None and met[sort] > most):
+            if (
+                q.kind in UNASKED
+                or (q.kind == DRAWN and not drawn)
+                or not q.prompt.strip()
+                or (most is not None and met[sort] > most)
+            ):
                 continue
             edit = case.edits[q.of] if q.of is not None else None
             old, new = (edit.old, edit.target) if edit else (None, None)

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from memedit.data.knowedit import OTHER_TOPIC
 from memedit.errors import MemeditError
-from memedit.evaluation.answer import Answer, Question
-from memedit.evaluation.forced import forced
+from memedit.evaluation.answer import DRAWN, Answer, Question
+from memedit.evaluation.forced import divergence, forced
 from memedit.router import Candidate, Route
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class Row:
         return self.route is not None and self.route.fired
 
 
+class Generating(Protocol):
+    """What `divergence` asks of a model."""
+
+    def generate(self, **options: Any) -> Any: ...
+
+
 class Asker(Protocol):
     """An edited model, however it was made."""
 
@@ -63,6 +70,10 @@ class Asker(Protocol):
 
     def score(self, rows: Sequence[Row], targets: Sequence[str]) -> list[Score]:
         """How it takes a target after each row's prompt."""
+        ...
+
+    def generator(self, rows: Sequence[Row]) -> Generating:
+        """The model as one that is given these rows' ids."""
         ...
 
 
@@ -94,6 +105,10 @@ class Floor:
         pairs = [(row.question.prompt, target) for row, target in zip(rows, targets, strict=True)]
         return self._apart(rows, pairs, ask, "score")
 
+    def generator(self, rows: Sequence[Row]) -> Generating:
+        """The base."""
+        return self.base
+
     def _apart(self, rows: Sequence[Row], asked: Sequence[Any], ask: Any, how: Any) -> list[Any]:
         out: dict[int, Any] = {}
         for fired in (False, True):
@@ -121,6 +136,10 @@ class Edited:
         routes = [row.route for row in rows if row.route is not None]
         return self.model.score([row.question.prompt for row in rows], targets, routes=routes)
 
+    def generator(self, rows: Sequence[Row]) -> Generating:
+        """The edited model, with these rows' verdicts."""
+        return _Given(self.model, [row.route for row in rows if row.route is not None])
+
 
 class Whole:
     """A model that answers all rows alike: one with the edits in its weights."""
@@ -136,8 +155,22 @@ class Whole:
         """How it takes a target after each row's prompt."""
         return self.lm.score([row.question.prompt for row in rows], targets)
 
+    def generator(self, rows: Sequence[Row]) -> Generating:
+        """The model."""
+        return self.lm
 
-DRAWN = ("edit", "generation")  # kinds of questions whose fluency is asked for
+
+@dataclass(frozen=True)
+class _Given:
+    """An edited model for rows whose verdicts are known."""
+
+    model: EditedModel
+    routes: list[Route]
+
+    def generate(self, **options: Any) -> Any:
+        return self.model.generate(**options, routes=self.routes)
+
+
 SAMPLING = {"do_sample": True, "top_k": 5}  # ROME's (arXiv 2202.05262), of 100 tokens each
 
 
@@ -166,13 +199,17 @@ def ask(
                 texts = asker.generate(rows, **options)
         found = [None] * len(rows) if not teacher else _forced(asker, floor, rows, clock)
         texts_drawn = _drawn(asker, floor, rows, drawn, clock) if drawn else {}
+        gaps = _gaps(asker, floor, rows, clock)
     except Exception as error:  # whatever a method stumbles on is its failure, to be counted; the run goes on
         if len(rows) > 1:
             return [a for row in rows for a in ask(asker, floor, [row], options, clock, teacher, drawn)]
         return [_failed(floor, rows[0], options, said(error))]
     return [
         replace(
-            Answer.of(row.question, text, base, row.route, row.wanted), forced=one, sampled=texts_drawn.get(i)
+            Answer.of(row.question, text, base, row.route, row.wanted),
+            forced=one,
+            sampled=texts_drawn.get(i),
+            kl=gaps.get(i),
         )
         for i, (row, text, base, one) in enumerate(zip(rows, texts, bases, found, strict=True))
     ]
@@ -182,7 +219,7 @@ def _drawn(
     asker: Asker, floor: Floor, rows: Sequence[Row], options: Mapping[str, Any], clock: Clock
 ) -> dict[int, tuple[str, str]]:
     """Texts drawn from the base and from the edited model, by place of the row."""
-    places = [i for i, row in enumerate(rows) if row.question.kind in DRAWN]
+    places = [i for i, row in enumerate(rows) if row.question.kind in ("edit", DRAWN)]
     some = [rows[i] for i in places]
     if not some:
         return {}
@@ -191,6 +228,19 @@ def _drawn(
     with clock("generating"):
         texts = bases if asker is floor else asker.generate(some, **options)
     return dict(zip(places, zip(bases, texts, strict=True), strict=True))
+
+
+def _gaps(asker: Asker, floor: Floor, rows: Sequence[Row], clock: Clock) -> dict[int, float]:
+    """KL(base || edited) of the next token by place of the row, where a data set's locality is that."""
+    places = [i for i, row in enumerate(rows) if row.question.label == OTHER_TOPIC]
+    if not places:
+        return {}
+    some = [rows[i] for i in places]
+    with clock("scoring"):
+        prompts = [row.question.prompt for row in some]
+        return dict(
+            zip(places, divergence(asker.generator(some), floor.base, prompts, len(some)), strict=True)
+        )
 
 
 def _forced(asker: Asker, floor: Floor, rows: Sequence[Row], clock: Clock) -> list[Any]:

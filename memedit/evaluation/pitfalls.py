@@ -117,13 +117,10 @@ def routed(
 ) -> tuple[list[Found], Any]:
     """All cases' edits in one memory: the first ones, then the second ones as well; and the second ones alone in another.
 
-    A case that fails is counted with its error, and the others go on.
+    A case that fails is counted with its error, and the others go on. What was found, and what `drift` said.
 
     Args:
         folder: where the memories are made. drift: is asked about the model that holds all edits. parts: keeps the batches.
-
-    Returns:
-        What was found, and what `drift` said.
     """
     from memedit.edited import EditedModel
     from memedit.memory import EditMemory

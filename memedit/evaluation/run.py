@@ -159,7 +159,7 @@ class Evaluation:
         return out
 
     def _count(self, job: Job) -> int:
-        own = len(questions(job.data.cases, most=self.options.most))
+        own = len(questions(job.data.cases, most=self.options.most, drawn=self.options.sampled > 0))
         return own * (2 if job.mode == "sequential" else 1) + len(self.options.general)
 
     def _job(self, number: int, job: Job) -> list[dict[str, Any]]:
@@ -227,7 +227,7 @@ class _Running:
                 failed += way.prepare(step.add)
             self.edits[step.when] = max(self.edits[step.when], way.edits())
             some = [self.cases[place] for place in step.ask]
-            own = questions(some, step.ask.start, self.options.most)
+            own = questions(some, step.ask.start, self.options.most, self.options.sampled > 0)
             if step.when == AFTER_ALL:
                 own += general(self.options.general[asks.index(step) :: len(asks)])
             with clock("routing"):

@@ -29,13 +29,15 @@ class Measure:
 
     Attributes:
         score: its name. kinds: of questions. of: what an answer counts. floor: what the base's answer to the same question
-            counts; None where that says nothing.
+            counts; None where that says nothing. failed: what an answer counts that a method failed to give: as wrong,
+            where the others of its kind are scored at all; None where no number could say that.
     """
 
     score: str
     kinds: tuple[str, ...]
     of: Look
     floor: Look | None = None
+    failed: float | None = None
 
 
 def _forced(name: str) -> Look:
@@ -43,7 +45,7 @@ def _forced(name: str) -> Look:
 
     def look(a: Answer) -> Value:
         found = (a.forced or {}).get(name)
-        return None if a.error or not found or not a.answers else found[0]
+        return found[0] if found and a.answers else None
 
     return look
 
@@ -60,7 +62,7 @@ def _shift(first: str, other: str, magnitude: bool = False) -> Look:
         forced = a.forced or {}
         one, two = forced.get(first), forced.get(other)
         beside = a.kind != "locality" or (a.old or "").casefold() in (x.casefold() for x in a.answers)
-        if not one or not two or not beside or a.error:
+        if not one or not two or not beside:
             return None
         gap = _chance(one) - _chance(two)
         return gap if magnitude else gap > 0
@@ -77,7 +79,7 @@ def _shifts() -> Iterable[Measure]:
     ):
         score = name if name == "efficacy" else f"{name} score"
         base = (f"base_{one}", f"base_{two}")
-        yield Measure(score, (kind,), _shift(one, two), _shift(*base))
+        yield Measure(score, (kind,), _shift(one, two), _shift(*base), failed=0.0)
         yield Measure(f"{name} magnitude", (kind,), _shift(one, two, True), _shift(*base, magnitude=True))
 
 
@@ -89,8 +91,17 @@ def _said(judge: Callable[[str, Sequence[str]], bool], base: bool = False) -> Lo
 
 
 def _old(base: bool = False) -> Look:
+    def look(a: Answer) -> Value:  # where nothing was said, that the old answer is not in it says nothing
+        return contains(a.base if base else a.text, [a.old]) if a.old and not a.error else None
+
+    return look
+
+
+def _feeling(base: bool = False) -> Look:
     def look(a: Answer) -> Value:
-        return contains(a.base if base else a.text, [a.old]) if a.old else None
+        from memedit.evaluation.opinion import feeling
+
+        return feeling(a.base if base else a.text) == a.label if a.label else None
 
     return look
 
@@ -105,12 +116,14 @@ def _refused(base: bool = False) -> Look:
 
 MEASURES: tuple[Measure, ...] = (
     Measure("success", (*IN, "old"), lambda a: a.success, lambda a: judged(a, a.base)),
-    Measure("success_tf", IN, _forced("new"), _forced("base_new")),
+    Measure("success_tf", IN, _forced("new"), _forced("base_new"), failed=0.0),
+    Measure("feeling as asked", ("opinion",), _feeling(), _feeling(base=True)),
     Measure("exact", IN, _said(exact), _said(exact, base=True)),
     Measure("contains", IN, _said(contains), _said(contains, base=True)),
     Measure("right edit fired", (*IN, "old", "opinion"), lambda a: a.right),
     Measure("unchanged", OUT, lambda a: a.unchanged),
-    Measure("unchanged_tf", OUT, lambda a: None if a.error else (a.forced or {}).get("unchanged")),
+    Measure("unchanged_tf", OUT, lambda a: (a.forced or {}).get("unchanged"), failed=0.0),
+    Measure("kl", ("locality",), lambda a: a.kl),
     Measure("no edit fired", OUT, lambda a: None if a.fired is None else not a.fired),
     *_shifts(),
     Measure("fluency", ("edit", "paraphrase", "generation"), lambda a: entropy(a.text), lambda a: entropy(a.base)),
@@ -164,7 +177,11 @@ def summarise(
 def _measured(
     m: Measure, kind: str, label: str, asked: Sequence[tuple[Answer, Hashable]], seed: int
 ) -> list[ScoreRow]:
-    found = [(m.of(a), a, case) for a, case in asked]
+    found = [(None if a.error and m.failed is not None else m.of(a), a, case) for a, case in asked]
+    if any(value is not None for value, _, _ in found):
+        found = [
+            (m.failed if a.error and m.failed is not None else value, a, case) for value, a, case in found
+        ]
     counted = [(float(value), a, case) for value, a, case in found if value is not None]
     if not counted:
         return []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memedit.data import Case, read_set
+from memedit.data import Case, Query, read_set
 from memedit.errors import DataError
+from memedit.metrics import normalise
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class DataSet:
 
     Attributes:
         left_out: cases that contradict an earlier one, or only repeat it, and records that can't be taken.
-        refused: those records, as (place, reason).
+        refused: those records, as (place, reason). edited: locality questions left out, since they are, word for word,
+            another edit's own prompt: its answer is asked for, and not what was said before.
     """
 
     name: str
@@ -28,12 +30,14 @@ class DataSet:
     cases: tuple[Case, ...]
     left_out: int
     refused: tuple[tuple[str, str], ...] = ()
+    edited: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """What a run file says of it."""
         return {
             "name": self.name, "file": self.file, "sha256": self.sha256, "format": self.format, "split": self.split,
             "cases": len(self.cases), "edits": sum(len(c.edits) for c in self.cases), "left_out": self.left_out,
+            "questions_left_out": self.edited,
         }  # fmt: skip
 
 
@@ -54,8 +58,22 @@ def load(
     where = Path(path)
     digest = hashlib.sha256(where.read_bytes()).hexdigest() if where.is_file() else ""
     name = where.name.removesuffix(".gz").rpartition(".")[0] or where.name
-    cases, refused = tuple(found.cases), tuple(found.refused)
-    return DataSet(name, str(path), found.format, digest, split, cases, found.left_out, refused)
+    cases = _still_neighbours(found.cases) if together else found.cases
+    edited = sum(len(a.queries) - len(b.queries) for a, b in zip(found.cases, cases, strict=True))
+    refused = tuple(found.refused)
+    return DataSet(
+        name, str(path), found.format, digest, split, tuple(cases), found.left_out, refused, edited
+    )
+
+
+def _still_neighbours(cases: list[Case]) -> list[Case]:
+    """The cases without locality questions that an edit of the set answers in its own words."""
+    asked = {normalise(edit.prompt) for case in cases for edit in case.edits if edit.prompt}
+
+    def stays(query: Query) -> bool:
+        return query.kind != "locality" or normalise(query.prompt) not in asked
+
+    return [replace(case, queries=tuple(filter(stays, case.queries))) for case in cases]
 
 
 def told(path: str, name: str, format: str, cases: int, edits: int, left_out: int) -> dict[str, Any]:

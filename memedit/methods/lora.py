@@ -200,8 +200,12 @@ def library() -> Any:
     Raises:
         MethodError: it is not installed.
     """
+    import logging
     import warnings
 
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # peft imports it where it is there; it lists its wishes
     # Of peft's own reading of a model's attributes; nobody who edits can do anything about it.
     warnings.filterwarnings("ignore", message=".is_gradient_checkpointing", category=FutureWarning)
     try:
