@@ -318,11 +318,12 @@ def _drift(file: RunFile) -> list[Block]:
         d = run.drift
         cells = [plain(d[k]) if k in d else "" for k in ("perplexity", "perplexity_base")]
         cells += [f"{100 * d[k]:.1f}" if k in d else "" for k in ("accuracy", "accuracy_base")]
-        cells.append(plain(d["kl"]) if "kl" in d else "")
+        cells += [f"{100 * d['changed']:.1f}" if "changed" in d else "", plain(d["kl"]) if "kl" in d else ""]
         rows.append([run.data, label(run, file.runs), f"{run.edits:,}", *cells])
     if not rows:
         return []
-    head = ["data", "method", "edits", "perplexity", "base's", "right answers, %", "base's", "KL to the base"]
+    head = ["data", "method", "edits", "perplexity", "base's", "right answers, %", "base's", "outputs changed, %",
+            "KL to the base"]  # fmt: skip
     return [Table(head, rows, left=2, folded=len(rows) > 14, title=f"All {len(rows)} measurements of drift")]
 
 
