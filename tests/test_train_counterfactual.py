@@ -189,7 +189,7 @@ def test_after_an_infinite_gradient_a_lower_rate_goes_on_from_the_last_good_chec
         return seen
 
     monkeypatch.setattr(job, "losses", steep)
-    with pytest.raises(SystemExit, match="no number at step 6; .* with a lower --rate"):
+    with pytest.raises(SystemExit, match=r"no number at step 6; .* with a lower --rate"):
         job.train(settings("steep"))
     found = checkpoint.newest(Path(settings("steep").run) / "checkpoint")
     assert found is not None
