@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ pytest.importorskip("sklearn", reason="training needs the extra `train`")
 
 import scope as job  # noqa: E402
 import scope_card  # noqa: E402
+from scope_data import Data  # noqa: E402
 
 from memedit.edit import Edit  # noqa: E402
 from memedit.errors import DataError  # noqa: E402
 from memedit.scope import SHIPPED, ScopeClassifier  # noqa: E402
-from memedit.training import combining  # noqa: E402
 from memedit.training.examples import sha256  # noqa: E402
 from memedit.training.progress import Progress  # noqa: E402
 
@@ -31,41 +32,40 @@ pytestmark = pytest.mark.data
 def test_the_whole_job_in_miniature(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = written(tmp_path / "mine.jsonl", [example(n) for n in range(len(PEOPLE))])
     s = job.Settings(
-        data=data, more=(str(mine),), out=tmp_path / "out", work=tmp_path / "work", limit=8, rounds=1, pairs=320, settled=96, batch=16,
+        data=data, more=(str(mine),), out=tmp_path / "out", work=tmp_path / "work", limit=8,
+        rounds=1, pairs=320, settled=96, batch=16,
         sizes=(1, 10), queries=60, ground=200, trees=10, leaves=4,
     )  # fmt: skip
-    whole = combining.combine
+    gather, read = job.gather, []
 
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+    def once(public: Data, settings: job.Settings) -> Any:  # the same each time, and slow
+        if not read:
+            read.append((gather(public, settings), public.digests))
+        public.digests |= read[0][1]
+        return read[0][0]
 
-    monkeypatch.setattr(combining, "combine", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        job.train(s)
-    assert not (s.out / "scope.json").exists()
-    monkeypatch.setattr(combining, "combine", whole)
-    seen = Progress.settling
+    monkeypatch.setattr(job, "gather", once)
 
     def cut(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "settling", cut)
-    with pytest.raises(KeyboardInterrupt):
-        job.train(s)  # the pair model's rounds are done: it goes on behind them
-    monkeypatch.setattr(Progress, "settling", seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "settling", cut)
+        with pytest.raises(KeyboardInterrupt):
+            job.train(s)
     put, before = job.put, mine.read_text()
 
-    def changed(*args: object) -> None:
+    def changed(*made: Any) -> None:
         mine.write_text(before + "\n")
-        put(*args)
+        with pytest.raises(DataError, match=r"mine.jsonl has changed since .* another --work"):
+            put(*made)
+        assert not (s.out / "scope.json").exists()
+        mine.write_text(before)
+        put(*made)
 
-    monkeypatch.setattr(job, "put", changed)
-    with pytest.raises(DataError, match=r"mine.jsonl has changed since .* another --work"):
-        job.train(s)
-    assert not (s.out / "scope.json").exists()
-    mine.write_text(before)
-    monkeypatch.setattr(job, "put", put)
-    job.train(s)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "put", changed)
+        job.train(s)  # the pair model's first rounds are done: it goes on behind them
 
     unbroken = replace(s, out=tmp_path / "out2", work=tmp_path / "work2")
     job.train(unbroken)

@@ -150,7 +150,8 @@ def scope(
             reached += beside(scored, ours.name, other.name)
     setting = {
         "command": _command(), "classifier": str(classifier or "shipped"), "fingerprint": session.fingerprint,
-        "judging_code": code_digest(), "data": given, "sets": list(dict.fromkeys(s.set for s in scored)), "sizes": list(sizes), "limit": most or "none",
+        "judging_code": code_digest(), "data": given, "sets": list(dict.fromkeys(s.set for s in scored)), "sizes": list(sizes),
+        "limit": most or "none",
         "seed": seed, "machine": machine(),
     }  # fmt: skip
     if json_file:
