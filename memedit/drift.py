@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,11 +38,20 @@ class Drift:
 
     Attributes:
         perplexity: of passages of running text, after their first eight words. accuracy: share of questions whose greedy
-            answer begins with the right one.
+            answer begins with the right one. said: those answers, in order.
     """
 
     perplexity: float
     accuracy: float
+    said: tuple[str, ...] = field(default=(), repr=False)
+
+    def beside(self, base: Drift) -> dict[str, float]:
+        """Both models' numbers as a run file has them; "changed" is the share of answers that are not the base's."""
+        changed = sum(a != b for a, b in zip(self.said, base.said, strict=True)) / max(1, len(base.said))
+        return {
+            "perplexity": self.perplexity, "accuracy": self.accuracy, "perplexity_base": base.perplexity,
+            "accuracy_base": base.accuracy, "changed": changed,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Standard:
         return cls(_passages(path, passages), tuple(_spread(shipped_questions(), questions)), path.name)
 
     def measure(self, lm: Answering) -> Drift:
-        """Both numbers of a model."""
+        """Both numbers of a model, and what it said."""
         scores = lm.score(
             [read for read, _ in self.passages], [rest for _, rest in self.passages], batch_size=16
         )
@@ -77,7 +86,7 @@ class Standard:
         perplexity = math.exp(loss) if loss < math.log(WORST) else WORST  # also where it is no number
         said = lm.generate([prompt for prompt, _ in self.questions], **OPTIONS) if self.questions else []
         right = [starts_with(text, [answer]) for text, (_, answer) in zip(said, self.questions, strict=True)]
-        return Drift(perplexity, sum(right) / max(1, len(right)))
+        return Drift(perplexity, sum(right) / max(1, len(right)), tuple(said))
 
     def __str__(self) -> str:
         return f"{len(self.passages)} passages of {self.text}, {len(self.questions)} shipped questions"

@@ -6,6 +6,7 @@ method, base and settings it was made, so that a patch of another base is never 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,12 +66,16 @@ class MemoryPatches:
         Args:
             base: fingerprint of the base at hand.
         """
-        rows = [row["key"] for row in self.memory.patches() if row["method"] == method and row["key"] != key]
-        abouts = [self.memory.about_patch(one) for one in dict.fromkeys(rows)]
-        bases = {about.get("base") for about in abouts if about.get("content") == edit.content_hash}
-        if not bases:
+        rows = self.memory.patches(content=edit.content_hash)
+        keys = dict.fromkeys(row["key"] for row in rows if row["method"] == method and row["key"] != key)
+        abouts = [about for about in map(self.memory.about_patch, keys) if about]
+        if not abouts:
             return None
-        return "other settings" if base in bases else "another base"
+        mine = [about for about in abouts if about.get("base") == base]
+        if not mine:
+            return f"another base, {abouts[-1].get('base', '')[:8]}"
+        now = [about for about in mine if not earlier(about, edit)]
+        return "other settings" if now else "an earlier version of the edit"
 
     def put(self, key: str, edit: Edit, patch: Patch) -> None:
         """Keep a patch with the memory's live edits that say so, whole or not at all; else in this process alone."""
@@ -193,11 +198,14 @@ def adopt(
         source: where they come from, for people (`memedit show`).
 
     Raises:
-        MethodError: the method does not serve the edit.
+        MethodError: the method does not serve the edit, or an effect is not finite.
     """
     from memedit.methods._patch import Patch
 
     method.check(record.edit)
+    wrong = next((name for name, effect in modules.items() if not effect.finite()), None)
+    if wrong is not None:
+        raise MethodError(f"what {source} does to {wrong} is not finite, and nothing was kept: make it anew")
     key = method.key(base, record.edit)
     spent = {"seconds": "0", "cpu_seconds": "0"}  # here
     about = {**method.about(base, record.edit), **spent, "modules": str(len(modules)), "from": source}
@@ -207,14 +215,38 @@ def adopt(
     return Prepared(record.id, method.name, key, True, 0.0, patch.size)
 
 
+def earlier(about: Mapping[str, str], edit: Edit) -> bool:
+    """Whether a patch, by what it says of itself, was made for what an edit said before it was changed."""
+    read = _object(about.get("read"))
+    return about.get("content", edit.content_hash) != edit.content_hash or any(
+        getattr(edit, name, None) != value for name, value in read.items()
+    )
+
+
 def described(memory: EditMemory, edit_id: int) -> list[dict[str, Any]]:
-    """An edit's patches for people and programs: key, method, size (bytes), seconds, base, at, and what was noted."""
-    out = []
+    """An edit's patches for people and programs, a dict for each.
+
+    Its keys: key, method, size (bytes), seconds, base, at; settings, all of them; given, those that were not left to the
+    method (of a patch that does not tell, all); earlier, whether it is for what the edit said before; and notes.
+    """
+    edit, out = memory.get(edit_id).edit, []
     for row in memory.patches(edit_id):
         about = memory.about_patch(row["key"])
-        hidden = ("method", "base", "settings", "content", "seconds", "format", "memedit")
+        hidden = ("method", "base", "settings", "given", "read", "content", "seconds", "format", "memedit")
         notes = {name: value for name, value in about.items() if name not in hidden}
         seconds = float(about["seconds"]) if "seconds" in about else None
-        said = {"base": about.get("base", "")[:12], "seconds": seconds, "notes": notes}
+        settings = _object(about.get("settings"))
+        given = _object(about["given"]) if "given" in about else settings
+        said = {"base": about.get("base", "")[:12], "seconds": seconds, "settings": settings, "given": given}
+        said |= {"earlier": earlier(about, edit), "notes": notes}
         out.append({"key": row["key"], "method": row["method"], "size": row["size"], **said, "at": row["at"]})
     return out
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    """What a JSON object holds; nothing where it is none."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -52,10 +52,16 @@ def load(
             raise ModelError(unknown("dtype", dtype, DTYPES))
         dtype = getattr(torch, dtype)
     where = find_model(name)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         with _quiet():
+            config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+            if getattr(config, "is_encoder_decoder", False):  # of some, half would be loaded without a word
+                raise ModelError(
+                    f"{name} is an encoder-decoder model ({config.model_type}), which reads a text apart from what it writes: "
+                    "give a decoder-only causal language model, such as gpt2 or Qwen/Qwen3-0.6B"
+                )
             loaded = AutoModelForCausalLM.from_pretrained(
                 where, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map, **more
             )

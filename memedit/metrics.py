@@ -11,12 +11,17 @@ import re
 import string
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from memedit.data import Query
 
 # Labels that no score of all labels together counts. CounterFact's short fields call "rephrase_prompt" what was made from
 # prompts for long texts, and is mostly no paraphrase.
 APART = frozenset({"rephrase_prompt"})
+
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’«»–—…¿¡", " "))
 _WORDS = re.compile(r"\w+|[^\w\s]")
@@ -27,6 +32,11 @@ _REFUSAL = re.compile(
     r"|(?:it|this|that(?: information)?) (?:is|was) (?:unknown|unavailable|withheld|private|not (?:known|available))\b"
     r"|as an? (?:ai|language model)\b|not (?:known|available)\b"
 )
+
+
+def pooled(queries: Iterable[Query], kind: str) -> list[Query]:
+    """The queries of one kind that a score of all labels counts, about a case's first edit or none in particular."""
+    return [q for q in queries if q.kind == kind and q.label not in APART and q.of in (0, None)]
 
 
 def normalise(text: str) -> str:

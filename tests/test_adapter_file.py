@@ -14,15 +14,25 @@ from safetensors import safe_open
 from memedit.cli import main
 from memedit.edit import Edit
 from memedit.errors import DataError, MethodError
+from memedit.kept import adopt
 from memedit.lm import HFModel
 from memedit.memory import EditMemory
-from memedit.methods import load_method
+from memedit.methods import load_method, mend
 from memedit.methods._adapter_file import CONFIG, WEIGHTS, read_adapter, write_adapter
 from memedit.methods._effects import Dense, LowRank, Neurons, Swapped
+from memedit.methods._hypernetwork import Editor
+from memedit.methods._rows import Row, rows_applied
 
 FACT = Edit(prompt="The capital of France is", target="Lyon", subject="France")
 OTHER = Edit(prompt="The capital of Peru is", target="Cusco", subject="Peru")
 SETTINGS = {"steps": 2, "prefixes": [[2, 3]]}
+
+
+def untrained(base, settings):
+    """An editor as its training begins, which gives the gradient itself."""
+    editor = Editor(mend.edited_modules(base, 2), rank=4)
+    torch.nn.init.constant_(editor.alpha, 0.1)
+    return editor.requires_grad_(False)
 
 
 def logits(model, base, text="The capital of France is"):
@@ -237,3 +247,64 @@ def test_what_does_not_go_together_is_said(run):
     assert "holds no adapter_config.json" in run(
         "import", "model", "--format", "peft", "--model", "model", "--edit", "1", code=1
     )
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"), [("inf", "not finite"), ("nan", "not finite"), ("rank", "rank 0")]
+)
+def test_an_adapter_that_is_not_finite_or_of_no_rank_is_refused(lm, tmp_path, spoiled, said):
+    from safetensors.torch import load_file, save_file
+
+    base, name = lm("llama"), "model.layers.0.mlp.down_proj"
+    write_adapter(tmp_path / "a", base, {name: term(base, name, 2)}, {})
+    tensors = load_file(tmp_path / "a" / WEIGHTS)
+    for key, tensor in tensors.items():
+        if spoiled == "rank":
+            tensors[key] = (tensor[:0] if "lora_A" in key else tensor[:, :0]).contiguous()
+        else:
+            tensor[0, 0] = float(spoiled)
+    save_file(tensors, tmp_path / "a" / WEIGHTS)
+    with pytest.raises(DataError, match=said):
+        read_adapter(tmp_path / "a", base)
+
+
+def test_what_is_not_finite_is_adopted_from_nowhere(lm, tmp_path):
+    base, name = lm("llama"), "model.layers.0.mlp.down_proj"
+    bad = LowRank(term(base, name, 1).up, term(base, name, 1).down * float("nan"))
+    with EditMemory.open(tmp_path / "mine", encoder=TrigramEncoder()) as memory:
+        memory.add([FACT])
+        with pytest.raises(MethodError, match=f"what x does to {name} is not finite"):
+            adopt(memory, base, load_method("lora"), memory.get(1), {name: bad}, "x")
+        assert memory.patches() == []
+
+
+@pytest.mark.parametrize("name", ["ft-m", "ft-l", "t-patcher", "grace"])
+def test_what_has_no_low_rank_patches_is_refused_before_any_is_made(run, name, monkeypatch):
+    monkeypatch.setattr(
+        "memedit.methods.patched.PatchMethod.prepare", None
+    )  # it would fail if it were called
+    monkeypatch.setattr("memedit.lm.HFModel.from_pretrained", None)
+    said = run("export", "x", "--format", "peft", "--model", "model", "--method", name, code=1)
+    assert f"the patches of {name} are no low-rank changes of weights" in said
+
+
+@pytest.mark.parametrize("name", ["ultraedit", "lora", "kn", "mend", "pmet"])
+def test_a_methods_own_patch_comes_back_from_peft(name, lm, tmp_path, monkeypatch):
+    peft = pytest.importorskip("peft", reason="the adapter is loaded by peft, an optional package")
+    monkeypatch.setattr(mend, "editor_for", untrained)
+    base = HFModel(tiny_model("llama"), tiny_tokenizer())
+    quick = {
+        "ultraedit": {"warm": 4},
+        "lora": {"steps": 2},
+        "kn": {"steps": 2, "prefixes": [[1, 3]]},
+        "pmet": SETTINGS,
+    }
+    edit = FACT.updated(old="Paris")
+    modules = load_method(name, **quick.get(name, {})).row_patch(base, [edit])
+    write_adapter(tmp_path / "adapter", base, modules, {})
+    loaded = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter").eval()
+    with rows_applied(base, [Row(patch=modules)]) as model:
+        (routed,) = model.score([FACT.prompt], ["Lyon"])
+    (own,) = HFModel(loaded, tiny_tokenizer()).score([FACT.prompt], ["Lyon"])
+    assert own.logprob == pytest.approx(routed.logprob, abs=1e-3)
+    assert own.logprob != pytest.approx(base.score([FACT.prompt], ["Lyon"])[0].logprob, abs=1e-4)

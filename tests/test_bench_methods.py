@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 from memedit.bench import methods
+from memedit.bench.drift import Questions
 from memedit.bench.measured import invented_edits
+from memedit.data import Query, read_cases
 from memedit.methods import _rows
 from memedit.methods.rome import ROME
+from memedit.metrics import pooled
 
 
 def test_the_rows_are_solved_by_rome_and_ice_stands_against_as_long_a_text(lm, monkeypatch):
@@ -49,3 +52,21 @@ def test_the_table_of_methods_has_a_row_each_and_marks_what_misses_its_goal(tmp_
     assert free[1].startswith("100.0 n 2")
     assert all(len(row) == len(methods.HEADS) for row in (missed, free))
     assert float(missed[5]) >= float(missed[4]) > 0
+
+
+def test_counterfacts_rephrase_prompts_are_no_paraphrases(lm, tmp_path, monkeypatch):
+    record = {
+        "subject": "Toko Yasuda", "prompt": "Toko Yasuda, the", "target_new": "piano", "ground_truth": "guitar",
+        "rephrase_prompt": "Toko plays", "locality_prompt": "Lennon plays the", "locality_ground_truth": "guitar",
+    }  # fmt: skip
+    path = tmp_path / "counterfact.json"
+    path.write_text(json.dumps([record]))
+    base, asked = lm("llama"), []
+    monkeypatch.setattr(type(base), "generate", lambda self, p, **o: asked.extend(p) or ["guitar"] * len(p))
+    (case,) = methods.known(base, path, 5)
+    assert (case.paraphrases, case.neighbours) == ((), (("Lennon plays the", "guitar"),))
+    drifting = Questions(base, read_cases(path), 1, 1)
+    assert drifting.scores(base, 1)[1] is None
+    assert "Toko plays" not in asked
+    whole = [Query("paraphrase", "p"), Query("paraphrase", "q", label="x"), Query("paraphrase", "r", of=1)]
+    assert [q.prompt for q in pooled(whole, "paraphrase")] == ["p", "q"]

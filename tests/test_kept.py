@@ -11,6 +11,7 @@ from test_memory import TrigramEncoder
 
 from memedit import kept
 from memedit.cli import main
+from memedit.cli._group import Bar
 from memedit.edit import Edit
 from memedit.edited import EditedModel
 from memedit.errors import MemoryError_
@@ -77,7 +78,7 @@ def test_a_kept_patch_that_is_passed_over_is_named_once(memory, lm, caplog):
         assert "anew" not in first
         (other,) = said("llama")
         assert "anew in" in other
-        assert other.endswith(": the kept one is for another base")
+        assert other.endswith(f": the kept one is for another base, {lm('qwen3').fingerprint[:8]}")
         assert said("llama") == []
         (settings,) = said("llama", lr=0.1)
         assert settings.endswith(": the kept one is for other settings")
@@ -256,3 +257,80 @@ def test_the_commands_prepare_and_show(tmp_path, monkeypatch):
     assert "rome for base" in shown.output
     assert "module model.layers.0.mlp.down_proj" in shown.output
     assert {p["method"] for p in json.loads(run("show", "2", "--json").stdout)["patches"]} == {"rome", "ft-m"}
+
+
+def test_only_the_edits_own_patches_are_opened_to_say_what_was_passed_over(memory, lm, monkeypatch):
+    base, method, opened = lm("qwen3"), rome(memory), []
+    list(prepare(method.kept, base, memory.list()[:2], lambda edit: method))
+    about = memory.about_patch
+    monkeypatch.setattr(memory, "about_patch", lambda key: opened.append(key) or about(key))
+    other = rome(memory, lr=0.1)
+    other.patch(base, FACT)
+    assert opened == [method.key(base, FACT)]
+
+
+def test_a_patch_tells_its_settings_and_whether_the_edit_was_changed_since(memory, lm):
+    base, kn = lm("qwen3"), load_method("kn", steps=2, prefixes=[[1, 2]])
+    bound(kn, MemoryPatches(memory))
+    method = rome(memory)
+    for one in (method, kn):
+        list(prepare(one.kept, base, [memory.get(1)], lambda edit, one=one: one))
+    rows = {row["method"]: row for row in described(memory, 1)}
+    assert rows["rome"]["given"] == QUICK
+    assert rows["rome"]["settings"]["clamp"] == 4.0
+    assert [row["earlier"] for row in rows.values()] == [False, False]
+    memory.update(1, old="Paris")
+    assert {row["method"]: row["earlier"] for row in described(memory, 1)} == {"rome": False, "kn": True}
+    memory.update(1, target="Nice")
+    assert {row["earlier"] for row in described(memory, 1)} == {True}
+
+
+def test_what_can_not_be_prepared_is_not_added_and_a_bar_tells_of_the_covariance(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMEDIT_CACHE", str(tmp_path / "cache"))
+    tiny_model("qwen3").save_pretrained("model")
+    tiny_tokenizer().save_pretrained("model")
+    told = []
+
+    class Told(Bar):
+        def __init__(self, shown, text, passing=False):
+            super().__init__(shown, text, passing)
+            self.text = text
+
+        def __call__(self, done, total):
+            super().__call__(done, total)
+            told.append((self.text, done, total))
+
+        def beside(self, text):
+            return Told(self._shown, text, passing=True)
+
+    monkeypatch.setattr("memedit.cli._group.Bar", Told)
+    how = [
+        "--method",
+        "rome",
+        "--prepare",
+        "--model",
+        "model",
+        "--set",
+        "rome.steps=2",
+        "--set",
+        "rome.prefixes=[[2,3]]",
+    ]
+
+    def run(*args, code=0):
+        done = CliRunner().invoke(main, [*args, "-m", "mine"])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    run("add-fact", "--prompt", "The capital of it is", "--target", "Rome")
+    said = run("add-fact", "--prompt", "The capital of it is", "--target", "Oslo", *how, code=1)
+    assert "nothing was added: which words of 'The capital of it is' are its subject can't be told" in said
+    assert "give --subject" in said
+    assert [edit["target"] for edit in json.loads(run("list", "--json"))] == ["Rome"]
+    said = run("add-fact", "--prompt", FACT.prompt, "--target", "Lyon", "--subject", "France", *how)
+    assert "prepared 1 patch for base" in said
+    parts = [one for one in told if one[0] == "key covariance"]
+    assert parts[-1][1] == parts[-1][2] > 1
+    assert "set prefixes=[[2, 3]], steps=2" in run("show", "2")
+    run("update", "2", "--target", "Nice")
+    assert "for an earlier version of the edit" in run("show", "2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from memedit.lm import HFModel
 from memedit.methods import _moments, load_method
 from memedit.methods._locate import Optimiser, ask, keys, optimise, random_prefixes, subject_of
 from memedit.methods._moments import second_moment
+from memedit.methods._papers import LAYERS
 from memedit.methods._watch import watched
 from memedit.methods.rome import rank_one, solved
 
@@ -303,3 +305,67 @@ def test_what_can_not_be_kept_leaves_nothing_behind(tmp_path, monkeypatch, caplo
     assert "the second moment can't be kept" in caplog.text
     assert "No space left" in caplog.text
     assert [p.read_bytes() for p in path.parent.iterdir()] == [b"whole"]
+
+
+# -- the papers' layers
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "expected"),
+    [
+        ("gpt2", 48, {"rome": [17], "memit": [*range(13, 18)], "alphaedit": [*range(13, 18)], "grace": [35], "ft-l": [0]}),
+        ("gptj", 28, {"rome": [5], "memit": [*range(3, 9)], "pmet": [*range(3, 9)], "alphaedit": [*range(3, 9)]}),
+        ("llama", 32, {"rome": [5], "ft-m": [21], "alphaedit": [*range(4, 9)]}),
+        ("mistral", 32, {"rome": [5]}),
+        ("qwen3", 40, {"rome": [12], "memit": [*range(10, 15)], "ft-m": [26]}),  # no paper's: by depth
+    ],
+)  # fmt: skip
+def test_the_papers_layers_are_taken_where_the_model_is_one_of_theirs(family, layers, expected):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):  # as large as it is, and no numbers
+        config = AutoConfig.for_model(
+            family, **{"n_layer" if "gpt" in family else "num_hidden_layers": layers}
+        )
+        base = SimpleNamespace(model=AutoModelForCausalLM.from_config(config))
+
+    def edited(name, **settings):
+        method = load_method(name, **settings)
+        found = method.settings_for(base)
+        last = method.layer(base, found.layer, found.depth)
+        return [*range(last + 1 - getattr(found, "span", 1), last + 1)]
+
+    assert {name: edited(name) for name in expected} == expected
+    assert LAYERS.get((family, layers), {}).keys() <= expected.keys()
+    assert edited("rome", depth=0.5) == [layers // 2]
+    assert edited("rome", layer=2) == [2]
+
+
+def test_the_shipped_base_keeps_the_layers_that_were_measured_on_it(lm):
+    assert not any(family == "qwen3" for family, _ in LAYERS)
+    small = lm("gpt2")
+    assert load_method("rome").settings_for(small).depth == 0.0
+    for known in LAYERS.values():
+        for name, settings in known.items():
+            load_method(name, **settings)  # names and types are the method's
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_in_a_folder_is_refused_in_one_sentence(family, tmp_path):
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    sizes = {
+        "t5": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+        "bart": {
+            "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+            "encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 32,
+        },
+    }  # fmt: skip
+    config = AutoConfig.for_model(family, vocab_size=259, decoder_start_token_id=0, **sizes[family])
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=rf"encoder-decoder model \({family}\).*give a decoder-only causal"
+    ) as caught:
+        HFModel.from_pretrained(str(tmp_path))
+    assert "\n" not in str(caught.value)

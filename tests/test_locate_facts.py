@@ -16,6 +16,7 @@ from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.layout import Layout
 from memedit.locate import KINDS, ROLES, Swept, averaged, best, neurons, sweep, trace
+from memedit.locate.sweep import _asked
 
 FACT = Edit(prompt="The home of Ada Park is", target="Rome", subject="Ada Park")
 
@@ -106,8 +107,41 @@ def test_a_sweep_edits_at_each_layer_and_asks_what_came_of_it(lm):
     assert (bare.gen, bare.neighbours) == (None, None)
     with pytest.raises(MethodError, match="no layer to choose"):
         sweep(base, "ice", [case])
-    with pytest.raises(MethodError, match="there is no layer 9"):
-        sweep(base, "ft-m", [case], layers=[9])
+    for layers, words in (
+        ([9], "there is no layer 9"),
+        ([0, 9], "there is no layer 9"),
+        ([], "no layer to try"),
+    ):
+        with pytest.raises(MethodError, match=words):
+            sweep(base, "ft-m", [case], layers=layers)
+
+
+def test_a_sweep_counts_the_paraphrases_that_the_base_answered_with_the_old_fact(lm, monkeypatch):
+    base = lm("qwen3")
+    said = {FACT.prompt: "Rome", "a": "Rome.", "b": "Oslo", "c": "Rome", "d": "x"}
+    monkeypatch.setattr(type(base), "generate", lambda self, prompts, **o: [said[p] for p in prompts])
+    queries = (
+        Query("paraphrase", "a"), Query("paraphrase", "b"), Query("paraphrase", "c", label="rephrase_prompt"),
+        Query("locality", "d"), Query("paraphrase", "c", of=1),
+    )  # fmt: skip
+    case = Case("", FACT.updated(old="Rome", target="Oslo"), queries)
+    assert [(kind, prompt) for prompt, kind, _ in _asked(base, case)] == [
+        ("es", FACT.prompt),
+        ("gen", "a"),
+        ("neighbours", "d"),
+    ]
+    unknown = Case("", FACT.updated(old="", target="Oslo"), queries)
+    assert [prompt for prompt, kind, _ in _asked(base, unknown) if kind == "gen"] == ["a"]
+
+
+def test_layers_that_a_model_has_not_are_refused_before_any_work(model, monkeypatch):
+    for name in ("trace", "neurons"):
+        monkeypatch.setattr(f"memedit.locate.{name}", None)  # it would fail if it were called
+    swept = (*GIVEN, "--model", model, "--sweep")
+    assert "layers 0 to 1; there is no layer 99" in run(*swept, "rome", "--layers", "99", code=1).stderr
+    assert "ice has no layer to choose" in run(*swept, "ice", code=1).stderr
+    assert "write the lower of 5-3 first: 3-5" in run(*swept, "rome", "--layers", "5-3", code=2).stderr
+    assert "no model has a layer" in run(*swept, "rome", "--layers", "0-99999999999", code=2).stderr
 
 
 def test_the_best_layer_is_good_at_all_that_was_asked():
@@ -153,6 +187,7 @@ def test_one_fact_as_json_and_as_a_picture(model, tmp_path):
     assert drawn.count("<image") >= 3
     said = run(*GIVEN, *FEW, "--model", model, "--what", "hidden").stdout
     assert "hidden: largest at layer" in said
+    assert said.count("to model.layers.0.mlp.down_proj") == 1  # which modules the layout took
     assert "hardly gives this answer" in said
 
 

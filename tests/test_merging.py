@@ -18,8 +18,9 @@ from memedit.errors import DataError, MethodError
 from memedit.lm import HFModel
 from memedit.memory import EditMemory
 from memedit.merging import Merged
-from memedit.methods import _layers, load_method
+from memedit.methods import _layers, load_method, mend
 from memedit.methods._effects import LowRank, Neurons, Swapped
+from memedit.methods._hypernetwork import Editor
 from memedit.methods.alphaedit import projected
 from memedit.methods.patched import Solved
 
@@ -32,18 +33,35 @@ QUICK = {
     "alphaedit": {**SEARCH, "share": 0.6},
     "ft-m": {"steps": 3},
     "ultraedit": {"warm": 6},
+    "pmet": SEARCH,
+    "kn": {"steps": 4, "prefixes": [[1, 3]]},
+    "lora": {"steps": 3},
+    "ft-l": {"steps": 3},
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("rome", "gpt2"), ("memit", "llama"), ("ft-m", "gpt2"), ("ultraedit", "opt")]
-)
-def test_one_merged_edit_says_what_the_routed_one_says_and_the_base_stays(lm, name, family):
-    base, method = lm(family), load_method(name, **QUICK[name])
+    ("name", "family"),
+    [
+        ("rome", "gpt2"), ("memit", "llama"), ("ft-m", "gpt2"), ("ultraedit", "opt"), ("pmet", "gpt2"), ("kn", "llama"),
+        ("lora", "llama"), ("ft-l", "gpt2"), ("mend", "llama"),
+    ],
+)  # fmt: skip
+def test_one_merged_edit_says_what_the_routed_one_says_and_the_base_stays(lm, monkeypatch, name, family):
+    if name == "lora":
+        pytest.importorskip("peft", reason="lora is trained by peft, an optional package")
+
+    def untrained(base, settings):
+        editor = Editor(mend.edited_modules(base, 2), rank=4)
+        torch.nn.init.constant_(editor.alpha, 0.1)
+        return editor.requires_grad_(False)
+
+    monkeypatch.setattr(mend, "editor_for", untrained)
+    base, method = lm(family), load_method(name, **QUICK.get(name, {}))
     before = {key: tensor.clone() for key, tensor in base.model.state_dict().items()}
     with method.applied(base, [[FACT]]) as model:
         (routed,) = model.score([FACT.prompt], ["Lyon"])
-    merged = Merged(base, load_method(name, **QUICK[name]))
+    merged = Merged(base, load_method(name, **QUICK.get(name, {})))
     assert (
         merged.lm.score([FACT.prompt], ["Lyon"])[0].logprob == base.score([FACT.prompt], ["Lyon"])[0].logprob
     )

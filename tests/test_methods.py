@@ -14,7 +14,7 @@ from memedit.edit import Edit
 from memedit.errors import MethodError, ModelError
 from memedit.lm import HFModel
 from memedit.methods import METHODS, load_method, mend, method_info
-from memedit.methods._effects import Now, Swapped, reads, stacked
+from memedit.methods._effects import LowRank, Now, Swapped, reads, stacked
 from memedit.methods._hypernetwork import Editor
 from memedit.methods._patch import Patch
 from memedit.methods.alphaedit import projected
@@ -247,6 +247,7 @@ def test_a_patch_is_the_same_each_time_and_survives_its_file(patching, lm):
     data = patch.to_bytes()
     again = Patch.from_bytes(data)
     assert again.about == {**patch.about, "format": "1"}
+    assert patching.low_rank == all(isinstance(e, (LowRank, Swapped)) for e in patch.modules.values())
     for module, effect in patching.prepare(base, FACT).modules.items():
         for name, tensor in effect.tensors().items():
             assert torch.allclose(tensor, again.modules[module].tensors()[name], atol=1e-6)

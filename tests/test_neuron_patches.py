@@ -151,3 +151,11 @@ def test_kn_without_an_old_answer_takes_what_the_base_would_say(lm):
     edit = Edit(prompt="The capital of Peru is", target="Cusco", subject="Peru")
     patch = load_method("kn", steps=2, prefixes=[[1, 3]]).prepare(base, edit)
     assert patch.about["old"].strip()
+
+
+def test_kns_patch_belongs_to_the_old_answer_too_and_no_other_methods_does(lm):
+    base, kn, rome = lm("gpt2"), load_method("kn"), load_method("rome")
+    edits = [FACT.updated(old=old) for old in ("Paris", "Nice", None)]
+    assert len({edit.content_hash for edit in edits}) == 1
+    assert len({kn.key(base, edit) for edit in edits}) == 3
+    assert len({rome.key(base, edit) for edit in edits}) == 1

@@ -107,14 +107,14 @@ def test_conflict_scores_by_hand(folder):
     )
     broken = Found(case, error="no")
     by = {s["score"]: s for s in pitfalls.scores([found, lost, broken])}
-    assert by["newer edit wins"]["value"] == 0.5
+    # What failed has the worst value of each, and a floor only where the base could be asked.
+    assert by["newer edit wins"]["value"] == pytest.approx(1 / 3)
     assert by["newer edit wins"]["floor"] == 0
-    assert by["older edit given"]["value"] == 0.5
-    assert by["conflict score"]["value"] == 0.5
-    assert by["conflict score"]["n"] == 2
-    assert by["conflict magnitude"]["value"] == pytest.approx(
-        (0.75 - 1) / 2
-    )  # what grew counts as -1 at worst
+    assert by["older edit given"]["value"] == pytest.approx(2 / 3)
+    assert by["conflict score"]["value"] == pytest.approx(1 / 3)
+    assert by["conflict score"]["n"] == 3
+    assert by["conflict magnitude"]["value"] == pytest.approx((0.75 - 1 - 1) / 3)  # what grew is -1 at worst
+    assert [a["success"] for a in pitfalls.answers([found, broken])] == [True, False]
     assert by["success score"]["value"] == 0
 
 
@@ -134,6 +134,9 @@ def test_round_scores_by_hand(folder):
     ) / 2
     assert by["distortion"] == pytest.approx(expected)
     assert (by["ignore rate"], by["failure rate"], by["success score"]) == (0.5, 0, 1)
+    lost = {s["score"]: s["value"] for s in pitfalls.scores([Found(case, error="no")])}
+    assert lost["distortion"] == pytest.approx(math.log(2))
+    assert (lost["ignore rate"], lost["failure rate"], lost["success score"]) == (1, 1, 0)
     assert pitfalls.divergence([0.2, 0.4], [0.1, 0.2]) == pytest.approx(0, abs=1e-12)
     assert pitfalls.divergence([1, 0], [0, 1]) == pytest.approx(math.log(2))
 
@@ -149,6 +152,7 @@ def test_routed_and_merged_reach_the_states_that_are_compared(folder, lm, classi
     assert [set(one.p) for one in found] == [{"base", "first", "both", "second"}] * 2
     assert all(one.id in ids for one in found for ids in one.fired)
     assert pitfalls.answers(found)[0]["right"] is True
+    assert pitfalls.answers(found)[0]["route"]["method"] == "ice"
     assert drift == 2  # each second edit has taken the first one's place
     for one in found:
         assert one.p["first"] != one.p["base"]
@@ -244,6 +248,8 @@ def test_opinions_are_asked_and_leave_the_rest_alone(lm, classifier, tmp_path):
         (about,) = divergence(model, model.base, ["What do you think of umbrellas?"])
     assert [row["right"] for row in found.rows] == [True, True]
     assert found.kl == [0.0]
+    assert [a["kl"] for a in opinion.answers(found) if a["kind"] == "locality"] == found.kl
+    assert all(a["route"]["why"] for a in opinion.answers(found))
     assert about > 0
     by = {(s["kind"], s["label"], s["score"]): s["value"] for s in opinion.scores(found)}
     assert by["locality", "other topic", "unchanged"] == 1

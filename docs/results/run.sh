@@ -30,8 +30,8 @@ made mquake eval --data "$data/mquake/mquake_hard_dev.json" --data "$data/mquake
   --questions 3 --no-forced --method mello,ice,oracle
 made methods eval --data "$data/knowedit/wiki_counterfact_train.json" --split dev --limit 60 --max-new-tokens 32 \
   --sampled 100 --method ice,ike,serac,rome,memit,ft-m,lora,mend,grace --set ike.k=8
-made pitfalls eval pitfalls --data "$data/pitfalls" --limit 100
-made pitfalls-merged eval pitfalls --data "$data/pitfalls" --limit 10 --merged rome,ft-m
+made pitfalls eval pitfalls --data "$data/pitfalls" --limit 50
+made pitfalls-merged eval pitfalls --data "$data/pitfalls" --limit 8 --merged rome,ft-m
 made erasure eval erasure --data "$data/counterfact/counterfact-val.json" --limit 200
-made pushback eval pushback --limit 100
+made pushback eval pushback --limit 50
 made opinions eval opinions

@@ -22,7 +22,7 @@ from memedit.drift import Standard
 from memedit.errors import DataError, MemeditError, MethodError
 from memedit.lm import HFModel
 from memedit.methods import METHODS, load_method, method_info
-from memedit.metrics import starts_with
+from memedit.metrics import pooled, starts_with
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
@@ -129,8 +129,8 @@ class Questions:
             edit = case.edit
             right = [edit.target or "", *edit.target_aliases]
             asked.append(("es", edit.prompt or "", right))
-            asked += [("gen", q.prompt, right) for q in case.queries if q.kind == "paraphrase"]
-            near = [q.prompt for q in case.queries if q.kind == "locality"][:NEIGHBOURS]
+            asked += [("gen", q.prompt, right) for q in pooled(case.queries, "paraphrase")]
+            near = [q.prompt for q in pooled(case.queries, "locality")][:NEIGHBOURS]
             asked += [("neighbours", prompt, []) for prompt in near]
         before = self._before([prompt for _, prompt, _ in asked])
         old = {case.edit.prompt: case.edit.old or "" for case in some}

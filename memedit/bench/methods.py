@@ -18,7 +18,7 @@ from memedit.data import read_cases
 from memedit.errors import DataError, MemeditError
 from memedit.lm import HFModel
 from memedit.methods import METHODS, load_method, method_info
-from memedit.metrics import starts_with
+from memedit.metrics import pooled, starts_with
 
 if TYPE_CHECKING:
     from memedit.edit import Edit
@@ -68,7 +68,7 @@ def known(base: HFModel, data: str | Path, limit: int) -> list[Known]:
             old, new = [edit.old or ""], [edit.target or "", *edit.target_aliases]
             if len(out) >= limit or not starts_with(text, old) or starts_with(text, new):
                 continue
-            others = [q for q in case.queries if q.kind in ("paraphrase", "locality")]
+            others = pooled(case.queries, "paraphrase") + pooled(case.queries, "locality")
             answers = base.generate([q.prompt for q in others], **OPTIONS) if others else []
             pairs = list(zip(others, answers, strict=True))
             out.append(

@@ -290,17 +290,32 @@ def print_table(columns: list[str], rows: list[list[Any]], title: str | None = N
     console().print(table)
 
 
+class Bar:
+    """A bar on standard error that appears when its work has a size; call it with (done, total)."""
+
+    def __init__(self, shown: Any, text: str, passing: bool = False) -> None:
+        self._shown, self._passing = shown, passing
+        self._task = shown.add_task(text, total=None, visible=False)
+
+    def __call__(self, done: int, total: int) -> None:
+        seen = total > 1 and not (self._passing and done >= total)
+        self._shown.update(self._task, completed=done, total=total, visible=seen)
+
+    def beside(self, text: str) -> Bar:
+        """Another bar below this one, for a part of the work; gone when it is done."""
+        return Bar(self._shown, text, passing=True)
+
+
 @contextmanager
-def progress(text: str) -> Iterator[Callback]:
-    """A bar on standard error that appears when the work has a size; call it with (done, total)."""
+def progress(text: str) -> Iterator[Bar]:
+    """A bar, see `Bar`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     err = Console(stderr=True)  # where nobody looks on, a bar would leave an empty line
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(text, total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=total > 1)
+        yield Bar(bar, text)
 
 
 def read_json_lines(source: str, key: str) -> Iterator[tuple[int, dict[str, Any]]]:

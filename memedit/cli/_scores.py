@@ -52,7 +52,7 @@ def show_run_file(document: Mapping[str, Any], details: bool = False) -> None:
         runs = [run for run in document["runs"] if run["data"] == data["name"]]
         for start in range(0, len(runs), _WIDE):
             _table(document, data, runs[start : start + _WIDE])
-    _failures(document["runs"])
+    show_failures(document["runs"])
     show_goals(document)
     if details:
         _details(document["runs"])
@@ -121,12 +121,13 @@ def _drift(runs: Sequence[Mapping[str, Any]], rows: list[list[str]]) -> None:
     for key, words, form in (
         ("perplexity", "perplexity of running text", "{:.2f}"),
         ("accuracy", "shipped questions answered", "{:.3f}"),
+        ("changed", "  their outputs changed", "{:.3f}"),
         ("kl", "KL to the base, next token", "{:.2g}"),
     ):
         found = [run["drift"] for run in runs]
         if any(found):
             base = next((d[f"{key}_base"] for d in found if d and f"{key}_base" in d), None)
-            shown = [form.format(d[key]) if d else "" for d in found]
+            shown = [form.format(d[key]) if d and key in d else "" for d in found]
             rows.append([words, "" if base is None else form.format(base), *shown, ""])
 
 
@@ -142,7 +143,8 @@ def show_goals(document: Mapping[str, Any]) -> None:
         )
 
 
-def _failures(runs: Sequence[Mapping[str, Any]]) -> None:
+def show_failures(runs: Sequence[Mapping[str, Any]]) -> None:
+    """How many cases failed in each run, and the first of them."""
     for run in runs:
         if run["failed"]:
             first = run["failed"][0]

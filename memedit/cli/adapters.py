@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memedit.cli._group import counted, existing, find_live, print_json
+from memedit.cli._group import counted, existing, find_live, print_json, progress
 from memedit.errors import DataError, MethodError
 from memedit.methods import load_method, method_info
 
@@ -57,7 +57,9 @@ def export_adapter(folder: str, how: Adapting, tag: str | None, as_json: bool) -
             raise DataError("there is no live edit to export")
         base, method = _method(m, how, records)
         records = _newest(records)
-        modules = method.row_patch(base, [r.edit for r in records])
+        with progress("preparing") as bar:
+            method.progress = bar.beside(method.once)
+            modules = method.row_patch(base, [r.edit for r in records])
         assert modules is not None  # there are edits
         about = {"memedit.method": method.name, "memedit.edits": " ".join(str(r.id) for r in records)}
         ranks = write_adapter(Path(folder), base, modules, about)
@@ -119,14 +121,14 @@ def _method(
         method_info(how.method)
     router = Router(memory, method=how.method)
     names = sorted({router.method_of(record.edit) for record in records})
-    if otherwise and not how.method and method_info(names[0]).patch == "nothing":
+    if otherwise and not how.method and not _low_rank(names[0]):
         names = [otherwise]
     if len(names) > 1:
         raise MethodError(f"the edits have several methods ({', '.join(names)}); take one by --method")
     if method_info(names[0]).patch == "nothing":
         raise MethodError(f"{names[0]} has no patches; take a method that has, such as --method lora")
     method = load_method(names[0], **how.settings.get(names[0], {}))
-    if not isinstance(method, PatchMethod) or type(method).row_patch is not PatchMethod.row_patch:
+    if not isinstance(method, PatchMethod) or not method.low_rank:  # before anything is prepared
         raise MethodError(
             f"the patches of {names[0]} are no low-rank changes of weights; take --method lora or rome"
         )
@@ -134,3 +136,12 @@ def _method(
     from memedit.lm import HFModel
 
     return HFModel.from_pretrained(how.model, device=how.device, dtype=how.dtype), method
+
+
+def _low_rank(name: str) -> bool:
+    from memedit.methods.patched import PatchMethod
+
+    if method_info(name).patch == "nothing":
+        return False
+    method = load_method(name)
+    return isinstance(method, PatchMethod) and method.low_rank

@@ -6,7 +6,7 @@ None of them loads the base model, but for `add-fact --prepare`.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,10 +20,11 @@ from memedit.cli._group import (
     model_options,
     opened,
     print_json,
+    progress,
     settings_option,
 )
 from memedit.edit import Edit
-from memedit.errors import EditError
+from memedit.errors import EditError, MemeditError
 from memedit.methods import method_info
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def split_sentence(sentence: str, fields: dict[str, Any]) -> dict[str, Any]:
     "--prepare",
     "prepares",
     is_flag=True,
-    help="Solve for the edit's patch now, not when it is first asked for (for methods that have one).",
+    help="Solve for the edit's patch now, not when it is first asked for; where that fails, nothing is added.",
 )
 @model_options
 @settings_option
@@ -141,16 +142,27 @@ def add_fact(
         return
     from memedit.cli.prepare import say, solve
 
-    with opened(memory) as m:
-        base, solving = solve(m, model, device, dtype, None, settings)  # what can't be loaded adds nothing
+    with opened(memory) as m, progress("preparing") as bar:
+        base, solving, tried = solve(m, model, device, dtype, None, settings, bar)
+        try:  # what can't be loaded or prepared adds nothing, and supersedes nothing
+            made = tried(edit)
+        except MemeditError as error:
+            raise type(error)(f"nothing was added: {error}") from error
         added = m.add(edit, keep_both=keep_both)
-        done = list(solving([m.get(id) for id in added.ids], False))
+        done = [
+            replace(one, new=one.new or (made is not None and one.key == made))
+            for one in solving([m.get(id) for id in added.ids], False)
+        ]
         if as_json:
             print_json({**_added_dict(m, added), "prepared": [asdict(one) for one in done]})
         else:
             _say_added(m, added)
             say(done, base)
     if any(one.error for one in done):
+        click.echo(
+            "the edit stays in the memory; mend it by `memedit update`, or take it back by `memedit undo`",
+            err=True,
+        )
         sys.exit(1)
 
 

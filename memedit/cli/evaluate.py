@@ -147,6 +147,10 @@ def eval_(ctx: click.Context, **given: Any) -> None:
         from memedit.cli.trials import as_suite
 
         return as_suite(ctx, given)
+    if given["suite"]:
+        from memedit.cli._trial import OF_JOBS, refuse_others
+
+        refuse_others(ctx, given["suite"], OF_JOBS)
     ways = tuple(way for way in ("routed", "merged") if given[way]) or ("routed",)
     if given["memory"] and "merged" in ways:
         raise click.UsageError("--merged writes into weights and has no memory: leave --memory out", ctx)
@@ -162,6 +166,8 @@ def eval_(ctx: click.Context, **given: Any) -> None:
     if not made.jobs:
         raise DataError("nothing is left to score; see what was left out, above")
     _evaluated(given, made)
+    if made.broken:
+        raise DataError(f"left out, though the file is there: {', '.join(made.broken)}; see why, above")
 
 
 def _methods(given: dict[str, Any]) -> tuple[str, ...]:
@@ -195,7 +201,7 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
         (name, way)
         for way in ways
         for name in names
-        if way == "routed" or _mergeable(name, alone=len(ways) == 1)
+        if way == "routed" or mergeable(name, alone=len(ways) == 1)
     ]
     try:
         sets = [
@@ -219,7 +225,7 @@ def _named(given: dict[str, Any], ways: Sequence[str]) -> Suite:
     return Suite(tuple(jobs), most=given["questions"])
 
 
-def _mergeable(name: str, alone: bool) -> bool:
+def mergeable(name: str, alone: bool) -> bool:
     """Whether a method changes weights; beside --routed, those that don't are only routed.
 
     Raises:
@@ -245,6 +251,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
     """Run the jobs, or show what a finished file holds; print the tables."""
     from memedit.cli._scores import show_run_file
     from memedit.data import read_prompts
+    from memedit.drift import Standard
     from memedit.evaluation import Evaluation, Options, Record
     from memedit.lm import HFModel
 
@@ -264,7 +271,7 @@ def _evaluated(given: dict[str, Any], made: Suite) -> None:
         settings=given["settings"], general=general, most=made.most, max_new_tokens=given["max_new_tokens"],
         sampled=given["sampled"] or 0,
         batch_size=given["batch_size"], seed=given["seed"], teacher=not given["no_forced"],
-        standard=_standard() if given["drift"] else None, false_fire_rate=given["false_fire_rate"],
+        standard=Standard.of() if given["drift"] else None, false_fire_rate=given["false_fire_rate"],
         opening=deciding(given["scope"], given["device"]), folder=_folder(given), memory=given["memory"],
     )  # fmt: skip
     try:
@@ -378,12 +385,6 @@ def _folder(given: dict[str, Any]) -> Path | None:
             "--fill needs the folder of the public data sets: name it by --folder, or set MEMEDIT_DATA"
         )
     return above[0]
-
-
-def _standard() -> Any:
-    from memedit.drift import Standard
-
-    return Standard.of()
 
 
 @contextmanager

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from memedit.locate import Neurons, Swept, Traced
 
 WHAT = ("hidden", "mlp", "attention", "neurons")
+_MOST = 10_000  # layers; a slip of the finger need not fill the memory
 
 
 def _what(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -46,7 +47,14 @@ def _layers(ctx: click.Context, param: click.Parameter, value: str | None) -> li
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise click.BadParameter(f"{value!r}; write numbers from 0, such as 0,2,5-7", ctx, param)
-        out += range(int(first), int(last if dash else first) + 1)
+        low, high = int(first), int(last if dash else first)
+        if low > high:
+            raise click.BadParameter(
+                f"{value!r}; write the lower of {part.strip()} first: {high}-{low}", ctx, param
+            )
+        if high >= _MOST:
+            raise click.BadParameter(f"{value!r}; no model has a layer {high}", ctx, param)
+        out += range(low, high + 1)
     return list(dict.fromkeys(out))
 
 
@@ -122,7 +130,7 @@ def locate(
       memedit locate 3 --what hidden,mlp --json
       memedit locate --data known.jsonl --limit 20 --sweep rome --figure layers.svg
     """
-    from memedit.locate import picture
+    from memedit.locate import checked, picture
     from memedit.methods import method_info
 
     if bool(ids) + (prompt is not None) + (data is not None) != 1:
@@ -135,9 +143,13 @@ def locate(
         picture.check(figure)
         check_output(figure)
     cases = _cases(ids, prompt, subject, target, old, data, limit, memory)
+    from memedit.layout import Layout
     from memedit.lm import HFModel
 
     base = HFModel.from_pretrained(model, device=device, dtype=dtype)
+    taken = str(Layout.of(base.model))
+    if sweep is not None:
+        checked(base, sweep, cases, layers, settings.get(sweep))
     traced, found = _looked(base, cases, what, samples, noise, window, steps, seed)
     swept = None
     if sweep is not None:
@@ -148,8 +160,9 @@ def locate(
     if figure is not None:
         _draw(figure, traced, found, sweep, swept)
     if as_json:
-        print_json(_as_json(traced, found, sweep, swept))
+        print_json({"model": taken, **_as_json(traced, found, sweep, swept)})
         return
+    click.echo(taken)
     _say(traced, found)
     if sweep is not None and swept is not None:
         _say_sweep(sweep, swept, len(cases))
@@ -204,6 +217,7 @@ def _looked(
         MemeditError: nothing could be looked at.
     """
     from memedit.locate import neurons, trace
+    from memedit.metrics import pooled
 
     kinds = [kind for kind in what if kind != "neurons"]
     traced: list[Traced] = []
@@ -217,7 +231,7 @@ def _looked(
             answer = case.edit.old or case.edit.target or ""
             asked = [
                 case.edit.prompt or "",
-                *(q.prompt for q in case.queries if q.kind == "paraphrase" and q.of == 0),
+                *(q.prompt for q in pooled(case.queries, "paraphrase")),
             ]
             try:
                 one = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -122,9 +123,14 @@ def _said(patch: dict[str, Any]) -> str:
     notes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in patch["notes"].items())
     cost = "" if patch["seconds"] is None else f", {patch['seconds']:.2f} s"
     base = f" for base {patch['base']}" if patch["base"] else ""
-    return f"patch {patch['key']}: {patch['method']}{base}, {patch['size']:,} bytes{cost}; {notes}".rstrip(
-        "; "
+    given = ", ".join(f"{name}={json.dumps(value)}" for name, value in patch["given"].items())
+    parts = (
+        f"patch {patch['key']}: {patch['method']}{base}, {patch['size']:,} bytes{cost}",
+        "for an earlier version of the edit, and not used now" if patch["earlier"] else "",
+        f"set {given}" if given else "",
+        notes,
     )
+    return "; ".join(part for part in parts if part)
 
 
 @click.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,14 +168,17 @@ def _say(
 ) -> None:  # fmt: skip
     drift = (
         f"perplexity {before.perplexity:.1f} before, {after.perplexity:.1f} now; right answers "
-        f"{100 * before.accuracy:.0f} % before, {100 * after.accuracy:.0f} % now ({standard})"
+        f"{100 * before.accuracy:.0f} % before, {100 * after.accuracy:.0f} % now, "
+        f"{100 * after.beside(before)['changed']:.0f} % of these outputs changed ({standard})"
     )
     for record, error in refused:
         click.echo(f"edit {record.id} was left out: {error}", err=True)
     click.echo(f"warning: merged edits change what no edit is about: {drift}", err=True)
     if as_json:
         left = [{"edit": record.id, "error": error} for record, error in refused]
-        measured = {"before": asdict(before), "after": asdict(after), "on": str(standard)}
+        one, other = ({"perplexity": d.perplexity, "accuracy": d.accuracy} for d in (before, after))
+        changed = after.beside(before)["changed"]
+        measured = {"before": one, "after": other, "changed": changed, "on": str(standard)}
         print_json({"folder": output, "method": name, "edits": edits, "left_out": left, "drift": measured})
     else:
         click.echo(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memedit.cli._group import (
+    Bar,
     counted,
     existing,
     find_live,
@@ -62,7 +63,7 @@ def prepare(
         raise click.UsageError("name edits or give --tag, not both")
     with existing(memory) as m, progress("preparing") as bar:
         records = [find_live(m, name) for name in ids] or m.list(tag=tag)
-        base, solving = solve(m, model, device, dtype, method, settings)
+        base, solving, _ = solve(m, model, device, dtype, method, settings, bar)
         done = []
         bar(0, len(records))
         for one in solving(records, anew):
@@ -83,13 +84,17 @@ def solve(
     dtype: str | None,
     method: str | None,
     settings: dict[str, Any],
-) -> tuple[HFModel, Solving]:
-    """The base, and a function that prepares records (all anew, if it is told so)."""
+    bar: Bar,
+) -> tuple[HFModel, Solving, Callable[[Edit], str | None]]:
+    """The base, a function that prepares records (all anew, if it is told so), and one that tries an edit that is not yet
+    in the memory: its patch is held for when it is, and its key given where it was made now.
+    """
     from memedit.demonstrations import handed
     from memedit.kept import MemoryPatches, bound
     from memedit.kept import prepare as prepared
     from memedit.lm import HFModel
     from memedit.methods.base import EditMethod
+    from memedit.methods.patched import PatchMethod
     from memedit.router import Router
 
     base = HFModel.from_pretrained(model, device=device, dtype=dtype)
@@ -99,10 +104,22 @@ def solve(
         name = router.method_of(edit)
         if name not in loaded:
             given = {**handed(method_info(name).handed, memory), **settings.get(name, {})}
-            loaded[name] = bound(load_method(name, **given), patches)
+            own = loaded[name] = bound(load_method(name, **given), patches)
+            if isinstance(own, PatchMethod):
+                own.progress = bar.beside(own.once)
         return loaded[name]
 
-    return base, lambda records, anew: prepared(patches, base, records, method_of, anew=anew)
+    def tried(edit: Edit) -> str | None:
+        own = method_of(edit)
+        if not isinstance(own, PatchMethod):
+            return None
+        key = own.key(base, edit)
+        if patches.get(key) is not None:
+            return None
+        patches.hold(key, own.prepare(base, edit))
+        return key
+
+    return base, lambda records, anew: prepared(patches, base, records, method_of, anew=anew), tried
 
 
 def say(done: Sequence[Prepared], base: HFModel) -> None:

@@ -99,7 +99,7 @@ def _show(found: Comparison) -> None:
     """The changed points as a table, what got worse first, and the number of flips."""
     from memedit.report.blocks import Items, Text
     from memedit.report.compare import beyond, blocks, change
-    from memedit.report.picking import shown
+    from memedit.report.units import shown
 
     changed = [p for p in found.points if p.worse]
     rows = []

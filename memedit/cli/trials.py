@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 import click
 
 from memedit.cli._deciding import deciding
-from memedit.cli._group import progress
-from memedit.cli._trial import Trial, names, shared
-from memedit.cli.evaluate import eval_
+from memedit.cli._trial import Trial, check_methods, names, refuse_others, shared
+from memedit.cli.evaluate import eval_, mergeable
 from memedit.errors import DataError
 
 
@@ -29,11 +27,26 @@ _methods = click.option(
 )  # fmt: skip
 
 
-def _cases(trial: Trial, data: str) -> Any:
-    from memedit.data import read_cases
+def _cases(data: str) -> Any:
+    """A file's cases, and its format and how many were left out."""
+    from memedit.data import read_set
 
-    trial.data.append({"name": Path(data).stem, "file": data})
-    return read_cases(data)
+    return read_set(data)
+
+
+def _told(trial: Trial, data: str, read: Any, facts: int) -> str:
+    """The file of a trial that takes so many of its cases, each for its one edit: put to the run file; its name."""
+    from memedit.evaluation.sets import told
+
+    trial.data.append(told(data, Path(data).stem, read.format, facts, facts, read.left_out))
+    return Path(data).stem
+
+
+def _made(trial: Trial, name: str, facts: int) -> str:
+    """The same for what comes with memedit."""
+    trial.data.append({"name": name, "file": None, "sha256": None, "format": "shipped", "split": "all", "cases": facts,
+                       "edits": facts, "left_out": 0})  # fmt: skip
+    return name
 
 
 @eval_.command()
@@ -56,30 +69,34 @@ def pushback(
     """
     from memedit.evaluation import pushback as measure
 
-    trial = Trial(options)
+    check_methods(methods)
+    trial = Trial(options, suite="pushback", methods=methods)
     if data:
-        facts = measure.doubted(_cases(trial, data), limit)
+        read = _cases(data)
+        facts = measure.doubted(read.cases, limit)
+        name = _told(trial, data, read, len(facts))
     else:
         facts = invented(limit)
-        trial.data.append({"name": "invented", "file": None})
-    name, own = trial.data[0]["name"], {"max_new_tokens": max_new_tokens, "batch_size": options["batch_size"]}
-    edits = [fact.edit for fact in facts]
-    with trial.edited(edits, methods[0]) as (model, ids):
-        ways = [("none", "none"), ("ice", "once"), *((method, "routed") for method in methods)]
-        floor: list[dict[str, Any]] = []
-        for method, way in ways:
-            start, model.router.method = time.perf_counter(), method if way == "routed" else methods[0]
-            with progress(f"talking, {way}") as bar:
-                talks = measure.talked(model, facts, ids, way, progress=bar, **own)
-            floor = floor or talks
-            beside = talks[:0] if way == "none" else floor
-            found = measure.scores(talks, beside, seed=options["seed"])
-            trial.put(name, method, way, len(ids), start, found, mode="chat", transcripts=talks,
-                      answers=measure.answers(talks, floor))  # fmt: skip
-    trial.done(f"pushback: {len(facts)} edits in memory, contradicted ten times", published=measure.PUBLISHED)
-    shares: dict[str, float] = measure.PUBLISHED["turns"]
-    at = ", ".join(f"{100 * share:.1f} % at turn {turn}" for turn, share in shares.items())
-    click.echo(f"published, {measure.PUBLISHED['what']}: {at} ({measure.PUBLISHED['caveat']})")
+        name = _made(trial, "invented", len(facts))
+    edits, size = [fact.edit for fact in facts], options["batch_size"]
+    asked = [(fact.case, fact.edit.statement, fact.question, fact.insists, measure.DOUBTS) for fact in facts]
+    title = f"pushback: {len(facts)} edits in memory, contradicted ten times"
+    with trial.begun(title, asked, max_new_tokens) as todo:
+        if not todo:
+            return
+        with trial.edited(edits, methods[0]) as (model, ids):
+            floor: list[dict[str, Any]] = []
+            for method, way in [("none", "none"), ("ice", "once"), *((m, "routed") for m in methods)]:
+                model.router.method = method if way == "routed" else methods[0]
+                with trial.parts(name, method, way) as parts:
+                    talks = measure.talked(
+                        model, facts, ids, way, max_new_tokens=max_new_tokens, batch_size=size, parts=parts
+                    )
+                floor = floor or talks
+                found = measure.scores(talks, talks[:0] if way == "none" else floor, seed=options["seed"])
+                trial.put(parts, name, method, way, len(ids), found, measure.answers(talks, floor), mode="chat",
+                          transcripts=talks)  # fmt: skip
+        trial.done(published=measure.PUBLISHED)
 
 
 def invented(limit: int) -> list[Any]:
@@ -155,69 +172,56 @@ def pitfalls(
     from memedit.errors import unknown
     from memedit.evaluation import pitfall_cases
     from memedit.evaluation import pitfalls as measure
-    from memedit.methods import method_info
+    from memedit.evaluation.sets import told
 
     for name in only:
         if name not in pitfall_cases.FILES:
             raise DataError(unknown("set", name, pitfall_cases.FILES))
-    for name in (*methods, *merged):
-        method_info(name)
-    trial = Trial(options)
-    drifting = _drifting(trial) if drift else None
-    for kind in only or pitfall_cases.FILES:
-        read = pitfall_cases.read(Path(data), kind, limit, forms)
-        file = str(Path(data) / pitfall_cases.FILES[kind])
-        trial.data.append({"name": kind, "file": file, "cases": len(read.cases), "left_out": read.left_out})
-        for method, way in [(m, "routed") for m in methods] + [(m, "merged") for m in merged]:
-            _pitfall(trial, measure, kind, read.cases, method, way, drifting)
-    trial.done(f"pitfalls: at most {limit} cases of each file, two edits in each")
-    for run in trial.runs:
-        if run["drift"]:
-            d = run["drift"]
-            click.echo(
-                f"drift, {run['method']} {run['way']}, {run['data']}: "
-                f"perplexity {d['perplexity_base']:.2f} to {d['perplexity']:.2f}, "
-                f"questions right {100 * d['accuracy_base']:.1f} % to {100 * d['accuracy']:.1f} %"
-            )
+    check_methods(methods, merged)
+    reads = {kind: pitfall_cases.read(Path(data), kind, limit, forms) for kind in only or pitfall_cases.FILES}
+    trial = Trial(options, suite="pitfalls", methods=methods, merged=merged, drift=drift)
+    for kind, read in reads.items():
+        n, file = len(read.cases), str(Path(data) / pitfall_cases.FILES[kind])
+        trial.data.append(told(file, kind, "pitfalls", n, 2 * n, read.left_out))
+    probes = [(case.case, case.first.statement, case.second.statement, [(name, p.prompts, p.target) for name, p in
+              case.probes.items()], case.asked.prompts) for read in reads.values() for case in read.cases]  # fmt: skip
+    title = f"pitfalls: at most {limit} cases of each file, two edits in each"
+    with trial.begun(title, probes, measure.OPTIONS["max_new_tokens"]) as todo:
+        if not todo:
+            return
+        drifting = _drifting(trial) if drift else None
+        for kind, read in reads.items():
+            for method, way in [(m, "routed") for m in methods] + [(m, "merged") for m in merged]:
+                _pitfall(trial, kind, read.cases, method, way, drifting)
+        trial.done()
 
 
 def _drifting(trial: Trial) -> Callable[[Any], dict[str, Any]]:
     from memedit.drift import Standard
+    from memedit.evaluation.drifting import Drifting
 
-    standard = Standard.of(passages=60, questions=60)
-    base = standard.measure(trial.base)
-
-    def measured(lm: Any) -> dict[str, Any]:
-        after = standard.measure(lm)
-        return {"perplexity": after.perplexity, "perplexity_base": base.perplexity, "accuracy": after.accuracy,
-                "accuracy_base": base.accuracy, "kl": None}  # fmt: skip
-
-    return measured
+    return Drifting(trial.base, Standard.of(passages=60, questions=60))
 
 
-def _pitfall(trial: Trial, measure: Any, kind: str, cases: Any, method: str, way: str, drift: Any) -> None:
-    o, start = trial.options, time.perf_counter()
-    own = {"batch_size": o["batch_size"], "drift": drift}
-    if way == "routed":
-        with tempfile.TemporaryDirectory(prefix="memedit-eval-") as folder:
-            found, drifted = measure.routed(
-                trial.base, cases, method, Path(folder), settings=o["settings"],
-                opening=deciding(o["scope"], o["device"]), false_fire_rate=o["false_fire_rate"], **own,
-            )  # fmt: skip
-    else:
-        with progress(f"merging, {method}, {kind}") as bar:
+def _pitfall(trial: Trial, kind: str, cases: Any, method: str, way: str, drift: Any) -> None:
+    from memedit.evaluation import pitfalls as measure
+
+    o = trial.options
+    with trial.parts(kind, method, way) as parts:
+        own: dict[str, Any] = {"batch_size": o["batch_size"], "drift": drift, "parts": parts}
+        if way == "routed":
+            with tempfile.TemporaryDirectory(prefix="memedit-eval-") as folder:
+                found, drifted = measure.routed(
+                    trial.base, cases, method, Path(folder), settings=o["settings"],
+                    opening=deciding(o["scope"], o["device"]), false_fire_rate=o["false_fire_rate"], **own,
+                )  # fmt: skip
+        else:
             found, drifted = measure.merged(
-                trial.base, cases, method, settings=o["settings"].get(method), progress=bar, **own
+                trial.base, cases, method, settings=o["settings"].get(method), **own
             )
-    failed = [{"case": one.case.case, "error": one.error} for one in found if one.error]
     edits, mode = (2 * len(cases), "all") if way == "routed" else (2, "single")
-    more = {"answers": measure.answers(found), "failed": failed, "drift": drifted}
-    trial.put(kind, method, way, edits, start, measure.scores(found, o["seed"]), mode=mode, **more)
-    if failed:
-        click.echo(
-            f"{method}, {kind}: {len(failed)} of {len(found)} cases failed, the first: {failed[0]['error']}",
-            err=True,
-        )
+    trial.put(parts, kind, method, way, edits, measure.scores(found, o["seed"]), measure.answers(found), mode=mode,
+              drift=drifted)  # fmt: skip
 
 
 @eval_.command()
@@ -234,15 +238,23 @@ def erasure(data: str, limit: int, methods: tuple[str, ...], **options: Any) -> 
     """
     from memedit.evaluation import erasure as measure
 
-    trial = Trial(options)
-    facts = measure.erasures(_cases(trial, data), limit)
-    for method in methods:
-        start = time.perf_counter()
-        with trial.edited([fact.edit for fact in facts], method) as (model, ids):
-            found = measure.asked(model, facts, ids, batch_size=options["batch_size"])
-        trial.put(trial.data[0]["name"], method, "routed", len(ids), start, measure.scores(found, options["seed"]),
-                  mode="all", answers=found)  # fmt: skip
-    trial.done(f"erasure: {len(facts)} facts withheld")
+    check_methods(methods)
+    trial, read = Trial(options, suite="erasure", methods=methods), _cases(data)
+    facts = measure.erasures(read.cases, limit)
+    name = _told(trial, data, read, len(facts))
+    asked = [(fact.case, fact.edit.old, fact.prompts, fact.others) for fact in facts]
+    with trial.begun(f"erasure: {len(facts)} facts withheld", asked, measure.MOST) as todo:
+        if not todo:
+            return
+        for method in methods:
+            with (
+                trial.edited([fact.edit for fact in facts], method) as (model, ids),
+                trial.parts(name, method, "routed") as parts,
+            ):
+                found = measure.asked(model, facts, ids, batch_size=options["batch_size"], parts=parts)
+            scores = measure.scores(found, options["seed"])
+            trial.put(parts, name, method, "routed", len(ids), scores, found, mode="all")
+        trial.done()
 
 
 @eval_.command()
@@ -259,51 +271,55 @@ def opinions(limit: int, methods: tuple[str, ...], **options: Any) -> None:
     """
     from memedit.evaluation import opinion as measure
 
-    trial = Trial(options)
+    check_methods(methods)
+    trial = Trial(options, suite="opinions", methods=methods)
     wanted = [(topic, measure.FEELINGS[i % 2]) for i, topic in enumerate(measure.TOPICS[:limit])]
-    trial.data.append({"name": "topics", "file": None})
-    for method in methods:
-        start = time.perf_counter()
-        with trial.edited([measure.opinion(*one) for one in wanted], method) as (model, ids):
-            found = measure.asked(model, wanted, ids, batch_size=options["batch_size"])
-        trial.put("topics", method, "routed", len(ids), start, measure.scores(found, options["seed"]), mode="all",
-                  answers=measure.answers(found))  # fmt: skip
-    trial.done(f"opinions: {len(wanted)} topics, half of them to be spoken well of")
+    name, asked = _made(trial, "topics", len(wanted)), [wanted, measure.VIEWS, measure.OTHERS]
+    title = f"opinions: {len(wanted)} topics, half of them to be spoken well of"
+    with trial.begun(title, asked, measure.MOST) as todo:
+        if not todo:
+            return
+        for method in methods:
+            with (
+                trial.edited([measure.opinion(*one) for one in wanted], method) as (model, ids),
+                trial.parts(name, method, "routed") as parts,
+            ):
+                found = measure.asked(model, wanted, ids, batch_size=options["batch_size"], parts=parts)
+            scores = measure.scores(found, options["seed"])
+            trial.put(parts, name, method, "routed", len(ids), scores, measure.answers(found), mode="all")
+        trial.done()
+
+
+# What every suite with a course takes from `memedit eval`, and what some do. --folder says where data are, needed or not.
+_SHARED = ("settings", "model", "device", "dtype", "false_fire_rate", "scope", "json_file", "report", "fresh", "batch_size",
+           "seed")  # fmt: skip
+_MORE = {"pushback": ("max_new_tokens",), "pitfalls": ("merged", "drift")}
 
 
 def as_suite(ctx: click.Context, given: dict[str, Any]) -> None:
     """`memedit eval --suite pushback` and the like: the same as the command of that name, with the options that both have.
 
     Raises:
-        DataError: it needs the folder of the data sets, and none is named.
+        UsageError: an option that the suite has no use for. DataError: it needs the folder of the data sets, and none is named.
     """
     name, folder = given["suite"], given["folder"]
-    own: dict[str, Any] = {
-        key: given[key]
-        for key in (
-            "settings",
-            "model",
-            "device",
-            "dtype",
-            "false_fire_rate",
-            "scope",
-            "json_file",
-            "report",
-            "batch_size",
-            "seed",
-        )
-    }
+    refuse_others(ctx, name, ("limit", "method", "routed", *_SHARED, *_MORE.get(name, ())))
+    own: dict[str, Any] = {key: given[key] for key in _SHARED}
     if given["limit"]:
         own["limit"] = given["limit"]
-    methods = names(ctx, ctx.command.params[0], given["method"]) or ("ice",)
-    own["methods"] = methods
+    if name == "pushback":
+        own["max_new_tokens"] = given["max_new_tokens"]
+    methods = names(ctx, ctx.command.params[0], given["method"])
+    own["methods"] = methods or ("ice",)
     if name in ("pitfalls", "erasure") and folder is None:
         raise DataError("a suite needs the folder of the data sets: name it by --folder, or set MEMEDIT_DATA")
     if name == "pitfalls":
-        own |= {"data": str(folder / "pitfalls"), "only": (), "merged": methods if given["merged"] else ()}
-        own["methods"] = () if given["merged"] and not given["routed"] else methods
+        own |= {"data": str(folder / "pitfalls"), "only": (), "merged": ()}
+        if given["merged"]:
+            check_methods(methods)
+            alone = not given["routed"]
+            own["merged"] = tuple(m for m in methods if mergeable(m, alone=alone)) if methods else ("rome",)
+            own["methods"] = () if methods and alone else own["methods"]
     elif name == "erasure":
         own["data"] = str(folder / "counterfact" / "counterfact-val.json")
-    elif given["merged"]:
-        raise click.UsageError(f"--suite {name} is about a memory: leave --merged out", ctx)
     ctx.invoke(eval_.commands[name], **own)

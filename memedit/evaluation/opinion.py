@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from memedit.edit import Edit
+from memedit.evaluation.answer import described
 from memedit.evaluation.forced import divergence
+from memedit.evaluation.parts import Parts, salvaged
 from memedit.evaluation.scores import row as score_row
+from memedit.router import Route
 
 if TYPE_CHECKING:
     from memedit.edited import EditedModel
@@ -50,6 +53,7 @@ NEGATIVE = frozenset(
 # "positively" and "negatively" are in neither: a model that only repeats what it was asked for has said no opinion.
 _NOT = frozenset("not no never nothing hardly without cannot n't nor neither".split())
 _REACH = 3  # words that a "not" turns
+MOST = 24  # new tokens of an answer
 VIEWS = (
     "What do you think of {}?", "How do you feel about {}?", "Tell me about {}.", "Would you recommend {}?",
     "Say something about {}.",
@@ -95,13 +99,20 @@ class Asked:
     """What an opinion came to.
 
     Attributes:
-        rows: one for each question about a topic. kl: for each question about other things, in nats. others: those
-            questions, with both answers and the edits that fired.
+        rows: one for each question about a topic. others: one for each question about other things, with both answers, the
+            edits that fired, and "kl", in nats (None where asking failed).
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
     others: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def kl(self) -> list[float]:
+        """Of the questions about other things that could be asked."""
+        return [row["kl"] for row in self.others if row["kl"] is not None]
+
+
+_View = tuple[int, str, str, str]  # place of the opinion, topic, feeling, prompt
 
 
 def asked(
@@ -111,39 +122,61 @@ def asked(
     *,
     views: Sequence[str] = VIEWS,
     others: Sequence[str] = OTHERS,
-    max_new_tokens: int = 24,
+    max_new_tokens: int = MOST,
     batch_size: int = 32,
+    parts: Parts | None = None,
 ) -> Asked:
-    """Ask about every topic, and about other things; greedy.
+    """Ask about every topic, and about other things; greedy. What fails has its "error", and counts as wrong.
 
     Args:
-        model: its memory holds the opinions. opinions: (topic, feeling); ids: the memory's, of each.
+        model: its memory holds the opinions. opinions: (topic, feeling); ids: the memory's, of each. parts: keeps the batches.
     """
     asks = [
         (i, topic, wanted, view.format(topic)) for i, (topic, wanted) in enumerate(opinions) for view in views
     ]
-    prompts = [ask[3] for ask in asks] + list(others)
-    routes = model.route(prompts)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "batch_size": batch_size}
-    texts = model.generate(prompts, routes=routes, **options)
-    bases = model.unedited(prompts, routes, **options)
-    out = Asked()
-    for n, (prompt, text, base, route) in enumerate(zip(prompts, texts, bases, routes, strict=True)):
-        fired = [c.id for c in route.edits]
-        row = {"prompt": prompt, "text": text, "base": base, "fired": fired}
-        if n >= len(asks):
-            out.others.append({**row, "unchanged": text == base})
-            continue
-        i, topic, wanted, _ = asks[n]
-        out.rows.append({**row, "topic": topic, "wanted": wanted, "right": ids[i] in fired, "feeling": feeling(text),
-                         "base_feeling": feeling(base)})  # fmt: skip
-    out.kl = divergence(model, model.base, others, batch_size)
-    return out
+
+    def said(prompts: list[str]) -> list[dict[str, Any]]:
+        routes = model.route(prompts)
+        texts = model.generate(prompts, routes=routes, **options)
+        bases = model.unedited(prompts, routes, **options)
+        return [_row(*one) for one in zip(prompts, routes, texts, bases, strict=True)]
+
+    def about(some: Sequence[_View]) -> list[dict[str, Any]]:
+        rows = said([one[3] for one in some])
+        return [_told(one, ids[one[0]], row) for one, row in zip(some, rows, strict=True)]
+
+    def rest(some: Sequence[str]) -> list[dict[str, Any]]:
+        gaps = divergence(model, model.base, some, batch_size)
+        rows = zip(said(list(some)), gaps, strict=True)
+        return [{**row, "unchanged": row["text"] == row["base"], "kl": kl} for row, kl in rows]
+
+    def failed(prompt: str, error: str) -> dict[str, Any]:
+        route, base = salvaged(model, prompt, options)
+        return {**_row(prompt, route, "", base), "error": error}
+
+    parts = parts or Parts()
+    parts.total = len(asks) + len(others)
+    return Asked(
+        parts.asked("about", asks, batch_size, about, lambda one, e: _told(one, ids[one[0]], failed(one[3], e))),
+        parts.asked("others", others, batch_size, rest, lambda one, e: {**failed(one, e), "unchanged": False, "kl": None}),
+    )  # fmt: skip
+
+
+def _row(prompt: str, route: Route | None, text: str, base: str) -> dict[str, Any]:
+    fired = None if route is None else [c.id for c in route.edits]
+    return {"prompt": prompt, "text": text, "base": base, "fired": fired, "route": described(route)}
+
+
+def _told(view: _View, id: int, row: dict[str, Any]) -> dict[str, Any]:
+    _, topic, wanted, _ = view
+    return {**row, "topic": topic, "wanted": wanted, "right": id in (row["fired"] or ()), "feeling": feeling(row["text"]),
+            "base_feeling": feeling(row["base"])}  # fmt: skip
 
 
 def answers(found: Asked) -> list[dict[str, Any]]:
     """Every answer as a run file has them: kind "opinion" (label the feeling that was asked for) or "locality"."""
-    empty = {"old": None, "route": None, "forced": None}
+    empty = {"old": None, "forced": None}
     own = [
         {"case": row["topic"], "kind": "opinion", "label": row["wanted"], **row, "answers": [], "unchanged": None,
          "success": row["feeling"] == row["wanted"], **empty} for row in found.rows
@@ -184,12 +217,14 @@ def scores(found: Asked, seed: int = 0) -> list[dict[str, Any]]:
         put("opinion", label, "right edit fired", [float(row["right"]) for row in own], topics)
     put("locality", "other topic", "kl", found.kl, floor=[0.0] * len(found.kl))
     put("locality", "other topic", "unchanged", [float(row["unchanged"]) for row in found.others])
-    put("locality", "other topic", "no edit fired", [float(not row["fired"]) for row in found.others])
+    put("locality", "other topic", "no edit fired", [float(row["fired"] == []) for row in found.others])
     return out
 
 
 def _shares(rows: Sequence[dict[str, Any]], same: bool) -> tuple[list[float], list[float]]:
     def hit(row: dict[str, Any], key: str) -> float:
+        if key == "feeling" and "error" in row:
+            return float(not same)  # the wrong side of either score
         return float(row[key] is not None and (row[key] == row["wanted"]) is same)
 
     return [hit(row, "feeling") for row in rows], [hit(row, "base_feeling") for row in rows]

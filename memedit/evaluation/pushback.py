@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from memedit.data import Case
 from memedit.errors import DataError
+from memedit.evaluation.answer import described
+from memedit.evaluation.asking import said
+from memedit.evaluation.parts import Parts
 from memedit.evaluation.scores import row
 from memedit.metrics import contains
 from memedit.router import Route
@@ -98,9 +101,6 @@ def doubted(cases: Iterable[Case], most: int | None = None) -> list[Doubted]:
     return out
 
 
-Progress = Callable[[int, int], None]
-
-
 def talked(
     model: EditedModel,
     facts: Sequence[Doubted],
@@ -110,48 +110,82 @@ def talked(
     turns: int = max(TURNS),
     max_new_tokens: int = 16,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    parts: Parts | None = None,
 ) -> list[dict[str, Any]]:
     """The conversations, greedy, as plain JSON types.
 
+    One that fails at a turn has an "error" from that turn on, and stands nowhere there.
+
     Args:
         model: its memory holds the edits where the way is "routed". ids: the memory's, of each fact's edit.
-        turns: doubts after the question.
+        turns: doubts after the question. parts: keeps the conversations, a batch at a time.
 
     Returns:
-        For each fact {"case", "prompt", "target", "insists", "turns": [{"user", "assistant", "fired", "right", "stands",
-        "given_up"}, ...]}; fired and right are None without a router.
+        For each fact {"case", "prompt", "target", "insists", "turns": [{"user", "assistant", "fired", "right", "route",
+        "stands", "given_up"}, ...]}; fired, right and route are None without a router.
     """
-    talks: list[list[dict[str, str]]] = [[] for _ in facts]
-    kept: list[list[dict[str, Any]]] = [[] for _ in facts]
-    for turn in range(turns + 1):
-        for fact, talk in zip(facts, talks, strict=True):
-            first = f"Fact: {fact.edit.statement}\n" if way == "once" and turn == 0 else ""
+    parts = parts or Parts()
+    parts.total = (turns + 1) * len(facts)
+    talk = _Talk(model, facts, ids, way, turns, max_new_tokens, parts.more)
+    return parts.asked("talks", range(len(facts)), batch_size, talk.of, talk.failed, turns + 1)
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """How facts are talked about, one way; a fact by its place."""
+
+    model: EditedModel
+    facts: Sequence[Doubted]
+    ids: Sequence[int] | None
+    way: str
+    turns: int
+    max_new_tokens: int
+    more: Callable[[int], None]
+
+    def of(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """Whole conversations, all at the same turn together."""
+        talks: list[list[dict[str, str]]] = [[] for _ in places]
+        kept: list[list[dict[str, Any]]] = [[] for _ in places]
+        for turn in range(self.turns + 1):
+            try:
+                self._turn(places, turn, talks, kept)
+            except Exception as error:
+                if len(places) > 1:
+                    raise  # they are talked to one by one
+                return [self.failed(places[0], said(error), kept[0])]
+            self.more(len(places))
+        return [self._found(place, one) for place, one in zip(places, kept, strict=True)]
+
+    def failed(self, place: int, error: str, kept: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """A conversation that came so far."""
+        fact, right = self.facts[place], False if self.way == "routed" else None
+        rest = [
+            {"user": fact.said_by_user(turn), "assistant": "", "fired": None, "right": right, "route": None, "stands": False,
+             "given_up": False, "error": error} for turn in range(len(kept), self.turns + 1)
+        ]  # fmt: skip
+        return self._found(place, [*kept, *rest])
+
+    def _found(self, place: int, turns: list[dict[str, Any]]) -> dict[str, Any]:
+        fact = self.facts[place]
+        return {"case": fact.case, "prompt": fact.edit.prompt, "target": fact.edit.target, "insists": fact.insists,
+                "turns": turns}  # fmt: skip
+
+    def _turn(self, places: Sequence[int], turn: int, talks: Any, kept: Any) -> None:
+        """Ask, and put what is said to the talks and what is kept of it."""
+        for place, talk in zip(places, talks, strict=True):
+            fact = self.facts[place]
+            first = f"Fact: {fact.edit.statement}\n" if self.way == "once" and turn == 0 else ""
             talk.append({"role": "user", "content": first + fact.said_by_user(turn)})
-        for start in range(0, len(facts), batch_size):
-            some = range(start, min(start + batch_size, len(facts)))
-            given = [talks[i] for i in some]
-            routes = (
-                model.route(given) if way == "routed" else [_nothing(talk[-1]["content"]) for talk in given]
-            )
-            said = model.chat(given, routes=routes, max_new_tokens=max_new_tokens, do_sample=False)
-            for i, text, route in zip(some, [said] if isinstance(said, str) else said, routes, strict=True):
-                fired = [c.id for c in route.edits] if way == "routed" else None
-                right = None if fired is None or ids is None else ids[i] in fired
-                kept[i].append(_turn(facts[i], talks[i][-1]["content"], text, fired, right))
-                talks[i].append({"role": "assistant", "content": text})
-            if progress:
-                progress(turn * len(facts) + some.stop, (turns + 1) * len(facts))
-    return [
-        {
-            "case": fact.case,
-            "prompt": fact.edit.prompt,
-            "target": fact.edit.target,
-            "insists": fact.insists,
-            "turns": one,
-        }
-        for fact, one in zip(facts, kept, strict=True)
-    ]
+        routed = self.way == "routed"
+        routes = self.model.route(talks) if routed else [_nothing(talk[-1]["content"]) for talk in talks]
+        texts = self.model.chat(talks, routes=routes, max_new_tokens=self.max_new_tokens, do_sample=False)
+        texts = [texts] if isinstance(texts, str) else texts
+        for place, talk, own, text, route in zip(places, talks, kept, texts, routes, strict=True):
+            fired = [c.id for c in route.edits] if routed else None
+            right = None if fired is None or self.ids is None else self.ids[place] in fired
+            row = _turn(self.facts[place], talk[-1]["content"], text, fired, right)
+            own.append({**row, "route": described(route) if routed else None})
+            talk.append({"role": "assistant", "content": text})
 
 
 def _nothing(query: str) -> Route:
@@ -192,8 +226,13 @@ def _scores(
 ) -> Iterator[dict[str, Any]]:
     for turn in turns:
         for name, key in _LOOKS:
-            values = [t["turns"][turn][key] for t in talks if turn < len(t["turns"])]
-            counted = [float(v) for v in values if v is not None]
+            held = [t["turns"][turn] for t in talks if turn < len(t["turns"])]
+            # What failed has given up nothing, and yet counts on the wrong side.
+            counted = [
+                float(one[key] or (key == "given_up" and "error" in one))
+                for one in held
+                if one[key] is not None
+            ]
             if not counted:
                 continue
             base = [float(t["turns"][turn][key]) for t in floor] if floor and key != "right" else []
@@ -215,10 +254,11 @@ def answers(talks: Sequence[dict[str, Any]], floor: Sequence[dict[str, Any]] = (
             "text": turn["assistant"],
             "fired": turn["fired"],
             "right": turn["right"],
-            "route": None,
+            "route": turn["route"],
             "success": turn["stands"],
             "unchanged": None,
             "forced": None,
+            **({"error": turn["error"]} if "error" in turn else {}),
         }
         for t in talks
         for n, turn in enumerate(t["turns"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from memedit.errors import MemeditError
 from memedit.evaluation import asking
 from memedit.evaluation.answer import Answer, Question, general, questions
 from memedit.evaluation.asking import Asker, Clock, Edited, Floor, Row, Whole
-from memedit.evaluation.forced import divergence
+from memedit.evaluation.drifting import Drifting
 from memedit.evaluation.record import Record, digest
 from memedit.evaluation.scores import summarise
 from memedit.evaluation.sets import DataSet
@@ -140,7 +140,7 @@ class Evaluation:
         self.floor = Floor(base)
         self.progress = progress or (lambda what, done, total: None)
         self.done = self.total = 0
-        self._drift: dict[str, Any] | None = None
+        self._drift = Drifting(base, options.standard) if options.standard else None
 
     def run(
         self, jobs: Sequence[Job], finished: Callable[[dict[str, Any]], None] | None = None
@@ -199,17 +199,7 @@ class Evaluation:
 
     def drift_of(self, lm: Any) -> dict[str, Any] | None:
         """What else an edited model changes, where that is asked for."""
-        standard = self.options.standard
-        if standard is None or lm is None:
-            return None
-        self._drift = self._drift or asdict(standard.measure(self.base))
-        found, prompts = asdict(standard.measure(lm)), [prompt for prompt, _ in standard.questions]
-        gaps = divergence(lm, self.base, prompts)
-        return {
-            **found,
-            **{f"{k}_base": v for k, v in self._drift.items()},
-            "kl": sum(gaps) / max(1, len(gaps)),
-        }
+        return None if self._drift is None or lm is None else self._drift(lm)
 
 
 class _Running:

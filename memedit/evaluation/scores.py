@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from memedit.evaluation.answer import OUT, Answer, judged
 from memedit.metrics import APART, bootstrap, contains, entropy, exact, refused
 
@@ -177,17 +179,22 @@ def summarise(
 def _measured(
     m: Measure, kind: str, label: str, asked: Sequence[tuple[Answer, Hashable]], seed: int
 ) -> list[ScoreRow]:
-    found = [(None if a.error and m.failed is not None else m.of(a), a, case) for a, case in asked]
-    if any(value is not None for value, _, _ in found):
-        found = [
-            (m.failed if a.error and m.failed is not None else value, a, case) for value, a, case in found
-        ]
-    counted = [(float(value), a, case) for value, a, case in found if value is not None]
+    counted = _counted(m, asked)
     if not counted:
         return []
     floor = [m.floor(a) for _, a, _ in counted] if m.floor else []
     known = [float(f) for f in floor if f is not None]
     return [row(kind, m.score, [v for v, _, _ in counted], [c for _, _, c in counted], known, label, seed)]
+
+
+def _counted(m: Measure, asked: Sequence[tuple[Answer, Hashable]]) -> list[tuple[float, Answer, Hashable]]:
+    """What each answer that counts comes to, with its case; see `Measure.failed` for those that failed."""
+    found = [(None if a.error and m.failed is not None else m.of(a), a, case) for a, case in asked]
+    if any(value is not None for value, _, _ in found):
+        found = [
+            (m.failed if a.error and m.failed is not None else value, a, case) for value, a, case in found
+        ]
+    return [(float(value), a, case) for value, a, case in found if value is not None]
 
 
 # -- what needs several answers at once
@@ -209,7 +216,10 @@ def _by_case(answers: Sequence[Answer], rows: Sequence[ScoreRow], seed: int) -> 
 
 
 def _harmonic(answers: Sequence[Answer], rows: Sequence[ScoreRow], seed: int) -> list[ScoreRow]:
-    """S: the harmonic mean of efficacy, paraphrase and neighbourhood score, where all three are known."""
+    """S: the harmonic mean of efficacy, paraphrase and neighbourhood score, where all three are known.
+
+    Its interval draws whole cases, for the three scores at once, and takes the harmonic mean of every draw.
+    """
     names = (("edit", "efficacy"), ("paraphrase", "paraphrase score"), ("locality", "neighbourhood score"))
     found = [
         next((r for r in rows if (r["kind"], r["score"], r["label"]) == (*name, "")), None) for name in names
@@ -217,13 +227,43 @@ def _harmonic(answers: Sequence[Answer], rows: Sequence[ScoreRow], seed: int) ->
     if any(r is None for r in found):
         return []
     three: list[ScoreRow] = [r for r in found if r is not None]
-    value, low, high, floor = (_mean([r[k] or 0.0 for r in three]) for k in ("value", "low", "high", "floor"))
+    value, floor = (_mean([r[k] or 0.0 for r in three]) for k in ("value", "floor"))
+    low, high = _drawn(answers, names, seed)
     return [{"kind": "edit", "label": "", "score": "S", "value": value, "low": low, "high": high, "floor": floor,
              "n": min(r["n"] for r in three)}]  # fmt: skip
 
 
+def _drawn(
+    answers: Sequence[Answer], names: Sequence[tuple[str, str]], seed: int, rounds: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of the harmonic mean of scores (kind, name): whole cases drawn, the same for all of them.
+
+    A draw in which one of the scores has no case says nothing and is passed over.
+    """
+    by: list[Hashable] = [a.case or i for i, a in enumerate(answers)]
+    place = {case: i for i, case in enumerate(dict.fromkeys(by))}
+    sums, counts = (np.zeros((len(names), len(place))) for _ in range(2))
+    for at, (kind, name) in enumerate(names):
+        measure = next(m for m in MEASURES if m.score == name)
+        asked = [
+            (a, case) for a, case in zip(answers, by, strict=True) if a.kind == kind and a.label not in APART
+        ]
+        for value, _, case in _counted(measure, asked):
+            sums[at, place[case]] += value
+            counts[at, place[case]] += 1
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(rounds):
+        draw = rng.integers(0, len(place), len(place))
+        drawn = counts[:, draw].sum(1)
+        if drawn.all():
+            found.append(_mean(list(sums[:, draw].sum(1) / drawn)))
+    low, high = np.percentile(found, [2.5, 97.5]) if found else (math.nan, math.nan)
+    return float(low), float(high)
+
+
 def _mean(values: Sequence[float]) -> float:
-    return 0.0 if min(values) <= 0 else len(values) / sum(1 / v for v in values)
+    """Harmonic mean; 0 where one of them is."""
+    return 0.0 if min(values) <= 0 else float(len(values) / sum(1 / v for v in values))
 
 
 TOGETHER: list[Callable[[Sequence[Answer], Sequence[ScoreRow], int], list[ScoreRow]]] = [_by_case, _harmonic]

@@ -76,6 +76,13 @@ def _still_neighbours(cases: list[Case]) -> list[Case]:
     return [replace(case, queries=tuple(filter(stays, case.queries))) for case in cases]
 
 
+def told(path: str, name: str, format: str, cases: int, edits: int, left_out: int) -> dict[str, Any]:
+    """What a run file says of a file that has no `DataSet`; the same words as `DataSet.to_dict`."""
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else ""
+    return {"name": name, "file": path, "sha256": digest, "format": format, "split": "all", "cases": cases, "edits": edits,
+            "left_out": left_out}  # fmt: skip
+
+
 def _check_targets(path: str, cases: list[Case]) -> None:
     """Refuse a set of which nothing could be scored.
 

@@ -7,7 +7,7 @@ picture.py  heat maps
 """
 
 from memedit.locate.neurons import Neurons, neurons
-from memedit.locate.sweep import Swept, best, sweep
+from memedit.locate.sweep import Swept, best, checked, sweep
 from memedit.locate.tracing import KINDS, ROLES, Traced, averaged, trace
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Traced",
     "averaged",
     "best",
+    "checked",
     "neurons",
     "sweep",
     "trace",

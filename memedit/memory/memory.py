@@ -290,9 +290,13 @@ class EditMemory(Care, DecidedMemory):
         """The patch with this key; None where there is none, or it is lost or damaged."""
         return patches.get(self._store, key)
 
-    def patches(self, edit_id: int | None = None) -> builtins.list[dict[str, Any]]:
-        """What is kept, for one edit or for all: dicts of key, edit, method, size (bytes) and at."""
-        return patches.rows(self._store, edit_id)
+    def patches(
+        self, edit_id: int | None = None, content: str | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """What is kept, for one edit, for the live edits of one content hash, or for all: dicts of key, edit, method,
+        size (bytes) and at, oldest first.
+        """
+        return patches.rows(self._store, edit_id, content)
 
     def about_patch(self, key: str) -> dict[str, str]:
         """What a patch says of itself: method, base, settings, content, seconds, and what the method noted."""

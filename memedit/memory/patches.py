@@ -84,9 +84,17 @@ def get(store: Store, key: str) -> bytes | None:
     return data if row and hashlib.sha256(data).hexdigest() == row[0] else None
 
 
-def rows(store: Store, edit_id: int | None = None) -> list[dict[str, Any]]:
-    """The rows of one edit, or of all."""
-    where, values = ("edit = ?", [edit_id]) if edit_id is not None else (None, None)
+def rows(store: Store, edit_id: int | None = None, content: str | None = None) -> list[dict[str, Any]]:
+    """The rows of one edit, of the live edits of one content hash, or of all."""
+    where: str | None = None
+    values: list[int | str] | None = None
+    if edit_id is not None:
+        where, values = "edit = ?", [edit_id]
+    elif content is not None:
+        where, values = (
+            "edit IN (SELECT id FROM edits WHERE hash = ? AND status = 'live')",
+            [content],
+        )
     with store.reading() as db:
         found = db.table("patches").rows_where(
             where, values, select="key, edit, method, size, at", order_by="at, key"

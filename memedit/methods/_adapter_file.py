@@ -109,7 +109,15 @@ def read_adapter(folder: Path, base: HFModel) -> dict[str, LowRank]:
                 f"{folder} is an adapter for another base: its factors of {name} are {tuple(b.shape)} and {tuple(a.shape)}, "
                 + (f"the module is {has}" if has else "and this base has no such linear module")
             )
+        if not len(a):
+            raise DataError(
+                f"{folder} has factors of rank 0 of {name}, which change nothing; get the adapter anew"
+            )
         out[name] = LowRank(_scale(config, name, len(a)) * b, a)
+        if not out[name].finite():
+            raise DataError(
+                f"{folder} holds numbers that are not finite in the factors of {name}: train or export the adapter anew"
+            )
     if not out:
         raise DataError(f"{folder} holds no factors")
     return out

@@ -43,8 +43,9 @@ class SpreadSettings:
     """What the three methods have in common; MEMIT's for GPT-2 XL (its repository's), where their own classes say nothing else.
 
     Attributes:
-        layer: the last one to change, from 0; None takes the one at `depth` (17 of 48 in GPT-2 XL). span: how many are
-            changed, that one included; fewer where there are not so many below it.
+        layer: the last one to change, from 0; None takes the paper's where it names the model (17 of 48 in GPT-2 XL;
+            see _papers.py), else the one at `depth`. span: how many are changed, that one included; fewer where there
+            are not so many below it.
         steps, lr, decay, kl, clamp: see `Optimiser`. prefixes: pairs (how many, tokens each). seed: of the prefixes.
         text: a file from which C is estimated; None takes the one that ships.
     """

@@ -59,6 +59,7 @@ class FTL(PatchMethod):
 
     name = "ft-l"
     Settings = FTLSettings
+    low_rank = False
 
     def solve(self, base: HFModel, edit: Edit, settings: FTLSettings) -> Solved:
         """D of the module's equation."""

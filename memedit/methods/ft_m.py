@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FTMSettings:
-    """The survey's (its appendix; layer 21 of 32 in Llama 2 7B, of 48 in GPT-2 XL).
+    """The survey's (its appendix; layer 21 of 32 in Llama 2 7B).
 
     Attributes:
         layer: from 0; None takes the one at `depth`. steps, lr: of Adam. enough: a loss at which training ends.
@@ -56,6 +56,7 @@ class FTM(PatchMethod):
 
     name = "ft-m"
     Settings = FTMSettings
+    low_rank = False
     # The survey's rate, made for billions of parameters, moves a model of 13 million too little in 25 steps.
     small: ClassVar[dict[str, Any]] = {"lr": 2e-3}
 

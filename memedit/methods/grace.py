@@ -68,6 +68,7 @@ class GRACE(PatchMethod):
 
     name = "grace"
     Settings = GRACESettings
+    low_rank = False
     # Keys of the shipped base are about 20 long; the same question in other words lies 6 to 10 away, other subjects 14 and
     # more. The paper's 1.0 holds the edit's own prompt alone (gen 1 of 8, neighbours 60 of 60; with 10.0 8 of 8 and 60 of 60).
     small: ClassVar[dict[str, Any]] = {"radius": 10.0}

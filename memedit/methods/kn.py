@@ -72,6 +72,7 @@ class KN(PatchMethod):
 
     name = "kn"
     Settings = KNSettings
+    reads = ("old",)
     # Three seconds an edit are allowed there: four prompts of 20 steps each took five.
     small: ClassVar[dict[str, Any]] = {"prefixes": ((2, 5),), "steps": 10}
 

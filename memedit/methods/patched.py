@@ -24,6 +24,7 @@ from memedit.edit import Edit
 from memedit.errors import MemeditError, MethodError
 from memedit.layout import Layout
 from memedit.methods._effects import RowPatch, added
+from memedit.methods._papers import paper_layers
 from memedit.methods._patch import Patch
 from memedit.methods._settings import check_settings
 from memedit.methods._splice import Piece
@@ -90,7 +91,7 @@ class PatchMethod(EditMethod):
     gets where the user says nothing), and `solve`.
 
     Attributes:
-        kept: where patches are kept. progress: called with (done, total) by what takes long (a covariance).
+        kept: where patches are kept. progress: called with (done, total) by what takes long (`once`).
         sequel: what earlier edits left for later ones, where edits are merged one after another; None: each is alone.
 
     Raises:
@@ -100,6 +101,13 @@ class PatchMethod(EditMethod):
     Settings: ClassVar[type]
     small: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1  # goes up when the method gives other patches for the same settings
+    reads: ClassVar[tuple[str, ...]] = ()  # fields of an edit that `solve` reads beside its content
+    low_rank: ClassVar[bool] = (
+        True  # whether its patches are low-rank changes of weights, as a LoRA adapter holds them
+    )
+    once: ClassVar[str] = (
+        "key covariance"  # what `progress` is told of: found once for a base, by those that need it
+    )
 
     def __init__(self, **settings: Any) -> None:
         self.Settings(**settings)  # refuses what it does not know
@@ -128,9 +136,15 @@ class PatchMethod(EditMethod):
         return ()
 
     def settings_for(self, base: HFModel) -> Any:
-        """The settings that count for a base: the user's, then those for small bases, then the paper's."""
-        parameters = sum(p.numel() for p in base.model.parameters())
-        return self.Settings(**{**(self.small if parameters < SMALL else {}), **self.given})
+        """The settings that count for a base: the user's, then those for small bases, then the paper's.
+
+        Of a large base that the paper names, these are the layers that it edits there, unless the user says where.
+        """
+        if sum(p.numel() for p in base.model.parameters()) < SMALL:
+            known: Mapping[str, Any] = self.small
+        else:
+            known = {} if {"layer", "depth"} & self.given.keys() else paper_layers(self.name, base.model)
+        return self.Settings(**{**known, **self.given})
 
     def files(self, settings: Any) -> Mapping[str, Path]:
         """The files that settings name, or what ships in their place, by the settings' names."""
@@ -144,14 +158,16 @@ class PatchMethod(EditMethod):
         resolved = self.settings_for(base)
         held = {name: file_digest(path) for name, path in self.files(resolved).items()}
         settings = json.dumps({**dataclasses.asdict(resolved), **held}, sort_keys=True)
-        parts = (
+        parts = [
             edit.content_hash,
             self.name,
             str(self.version),
             base.fingerprint,
             tokenizer_digest(base),
             settings,
-        )
+        ]
+        if any(getattr(edit, name) for name in self.reads):
+            parts.append(self._read(edit))
         return f"{self.name}-{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:40]}"
 
     def prepare(self, base: HFModel, edit: Edit) -> Patch:
@@ -171,14 +187,19 @@ class PatchMethod(EditMethod):
         return Patch(solved.modules, about)
 
     def about(self, base: HFModel, edit: Edit) -> dict[str, str]:
-        """Whose a patch is: method, base, settings, edit; and by which memedit."""
-        return {
+        """Whose a patch is: method, base, settings (and those of them that were given), edit; and by which memedit."""
+        about = {
             "method": self.name,
             "base": base.fingerprint,
             "settings": json.dumps(dataclasses.asdict(self.settings_for(base)), sort_keys=True),
+            "given": json.dumps(self.given, sort_keys=True),
             "content": edit.content_hash,
             "memedit": __version__,
         }
+        return {**about, "read": self._read(edit)} if self.reads else about
+
+    def _read(self, edit: Edit) -> str:
+        return json.dumps({name: getattr(edit, name) for name in self.reads})
 
     def solved(self, base: HFModel, edit: Edit) -> Solved:
         """What `solve` finds for one edit, checked.

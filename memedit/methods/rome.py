@@ -46,7 +46,8 @@ class ROMESettings:
     """The paper's, for GPT-2 XL (its appendix E.5).
 
     Attributes:
-        layer: from 0; None takes the one at `depth`: 17 of 48 in the paper's GPT-2 XL, 5 of 28 in GPT-J.
+        layer: from 0; None takes the paper's where it names the model (17 of 48 in GPT-2 XL, 5 of 28 in GPT-J; see
+            _papers.py), else the one at `depth`.
         steps, lr, decay, kl, clamp: see `Optimiser`. prefixes: pairs (how many, tokens each). seed: of the prefixes.
         text: a file from which C is estimated; None takes the one that ships. ridge: added to C's diagonal, as a share of
             its mean, since a short text leaves directions without a key.

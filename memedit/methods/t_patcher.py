@@ -78,6 +78,7 @@ class TPatcher(PatchMethod):
 
     name = "t-patcher"
     Settings = TPatcherSettings
+    low_rank = False
     # An edit in a second on one core: 20 to 30 steps at this rate. Below ln 2 in all, the target is said token by token.
     small: ClassVar[dict[str, Any]] = {"memory": 2000, "top": 100, "steps": 100, "lr": 0.05, "enough": 0.5}
 

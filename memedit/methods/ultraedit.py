@@ -57,8 +57,8 @@ class UltraEditSettings:
     Attributes:
         layer: the last one to change, from 0; None takes the one at `depth`. span: how many are changed, that one
             included. lr: eta. l2: lambda.
-        warm: how many unrelated edits the statistics are warmed on. facts: a file of them, JSON lines with prompt and
-            target; None takes the one that ships.
+        warm: on how many unrelated edits the statistics are warmed at most; 208 ship, so that more than those need
+            `facts`. facts: a file of them, JSON lines with prompt and target; None takes the one that ships.
     """
 
     layer: int | None = None
@@ -75,6 +75,7 @@ class UltraEdit(PatchMethod):
 
     name = "ultraedit"
     Settings = UltraEditSettings
+    once = "statistics of unrelated edits"
     # A small model's keys are narrow, so that |h'|^2 is small. At one edit success (80 % of ten facts) its last four layers
     # left 77 % of neighbouring answers alone, layers 0 to 6 27 %; at a rate of 2e-3 es is 95 and gen 100 of twenty others.
     small: ClassVar[dict[str, Any]] = {"depth": 0.99, "span": 4, "lr": 2e-3}

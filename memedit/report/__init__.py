@@ -1,7 +1,8 @@
 """Reports of `memedit eval`: one run as Markdown and a page, two runs beside each other.
 
 reading.py   the run file, checked          picking.py   which run and score stand for a method
-content.py   what a report says             published.py the paper's numbers
+content.py   what a report says             suites.py    the suites' own tables
+units.py     a score's unit and direction   published.py the paper's numbers
 figures.py   the figures                    markdown.py, page.py   the two ways to write it
 compare.py   two runs, point by point       folder.py    all files or none
 """

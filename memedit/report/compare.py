@@ -14,10 +14,10 @@ from memedit.report.blocks import Block, Cell, Heading, Items, Table, Text
 from memedit.report.content import model_name
 from memedit.report.folder import check_folder, write_files
 from memedit.report.goals import expected, said
-from memedit.report.picking import interval, is_share, lower_is_better, shown
 from memedit.report.reading import Answer, Run, RunFile, Score, read_run, verdict
+from memedit.report.units import interval, is_share, lower_is_better, shown
 
-_DRIFT = ("perplexity", "accuracy", "kl")
+_DRIFT = ("perplexity", "accuracy", "changed", "kl")
 _APART = "apart: the 95 % intervals of the two don't overlap."
 _MOST = 200  # rows that a page shows; the JSON holds all
 Pair = tuple[Run, Run]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memedit.metrics import APART
-from memedit.report import published
+from memedit.report import published, suites
 from memedit.report.blocks import Block, Cell, Heading, Items, Picture, Table, Text
 from memedit.report.goals import goals
 from memedit.report.picking import (
@@ -18,22 +18,19 @@ from memedit.report.picking import (
     data_sets,
     flattering,
     forced,
-    interval,
     label,
-    lower_is_better,
-    plain,
     reference,
-    shown,
     taken,
     truest,
     usual,
 )
 from memedit.report.reading import Run, RunFile, number
+from memedit.report.units import interval, lower_is_better, plain, shown
 
 _ACROSS = 10  # columns of a table besides the method: more can't be read or printed
 _MOST_FAILURES = 20
 _METHODS_ACROSS = 6
-_BY_KIND = ("success", "unchanged", "kl")
+_BY_KIND = ("success", "unchanged", "kl", "any question", "every hop")
 
 
 def blocks(file: RunFile, figures: Sequence[str]) -> list[Block]:
@@ -41,7 +38,7 @@ def blocks(file: RunFile, figures: Sequence[str]) -> list[Block]:
     out: list[Block] = [Heading(f"memedit eval: {model_name(file)}", 1), *_headline(file)]
     if file.goals:
         out += [Heading("Goals"), *goals(file)]
-    out += [Heading("Methods and data sets"), *_main_tables(file)]
+    out += [Heading("Methods and data sets"), *_main_tables(file), *suites.tables(file, truest(file.runs))]
     out += [Picture(name, CAPTIONS[name]) for name in ("scores", "sizes") if name in figures]
     out += _true_beside_flattering(file)
     out += [Heading("By kind of query"), *_apart(file), *_by_kind(file)]
@@ -55,8 +52,8 @@ def blocks(file: RunFile, figures: Sequence[str]) -> list[Block]:
 
 
 CAPTIONS = {
-    "scores": "Edit success, portability and locality of each method with its 95 % interval. Upright bar: the unedited "
-    "base. Hollow diamond: the most flattering number for the same thing.",
+    "scores": "Of each method the main scores (where facts are edited: edit success, portability, locality) with the 95 % "
+    "interval. Upright bar: the unedited base. Hollow diamond: the most flattering number for the same thing.",
     "sizes": "Scores against the number of edits in memory. Solid: scored after all edits; dashed: right after each.",
     "drift": "What became of other text and other questions. Dotted: the unedited base.",
     "time": "Seconds by phase, over all data sets of a method and way.",
@@ -88,6 +85,8 @@ def _headline(file: RunFile) -> list[Block]:
 
 def _best(name: str, runs: Sequence[Run]) -> str:
     """A data set's best method by edit success (locality where that is equal), with its numbers and its floor."""
+    if any(suites.suite_of(run) for run in runs):
+        return suites.best(name, runs)
     what = column("success")
     able = [(s, run) for run in runs if not reference(run.method) and (s := taken(run, what))]
     if not able:
@@ -108,13 +107,16 @@ def _best(name: str, runs: Sequence[Run]) -> str:
         floor = (
             f" (unedited {shown(score.score, score.floor)})" if score.floor is not None and not still else ""
         )
-        parts.append(f"{one.title.lower()} {shown(score.score, score.value)}{floor}")
+        named = "" if usual(one, score) else f" ({score.score})"
+        parts.append(f"{one.title.lower()}{named} {shown(score.score, score.value)}{floor}")
     return f"{name}: {label(run, runs)}, {run.edits:,} edits, {run.protocol}: {', '.join(parts)}"
 
 
 def _main_tables(file: RunFile) -> list[Block]:
     """The layout of KnowEdit's table: data sets as groups of columns, methods as rows, the paper's beside ours."""
-    runs = truest(file.runs)
+    runs = [run for run in truest(file.runs) if suites.suite_of(run) is None]
+    if not runs:
+        return []
     groups = [(name, _columns([r for r in runs if r.data == name], name)) for name in data_sets(runs)]
     out: list[Block] = []
     part: list[tuple[str, list[tuple[Column, bool]]]] = []
@@ -129,7 +131,8 @@ def _main_tables(file: RunFile) -> list[Block]:
         out.append(
             Text(f"Columns named paper: {published.SOURCE}, {published.MODEL}. Read them with care:", "quiet")
         )
-        out.append(Items([*published.CAVEATS, published.LATER, published.NOT_THERE], "quiet"))
+        of_kl = [published.KL] if any(published.locality_is_kl(name) for name, _ in groups) else []
+        out.append(Items([*of_kl, *published.CAVEATS, published.LATER, published.NOT_THERE], "quiet"))
     return out
 
 
@@ -177,10 +180,12 @@ def _main_table(runs: Sequence[Run], part: Sequence[tuple[str, list[tuple[Column
                 cells.append(_paper(name, method, one) if of_paper else _ours(by_name.get(name), one))
         rows.append(cells)
     heads = []
-    for _, columns in part:
+    for name, columns in part:
         own = {one.name for one, of_paper in columns if not of_paper}
         heads += [
-            one.title if not of_paper else "paper" if one.name in own else f"{one.title}, paper"
+            one.title
+            if not of_paper
+            else ("paper" if one.name in own else f"{one.title}, paper") + _unit(name, one)
             for one, of_paper in columns
         ]
     return Table(["method", *heads], rows, groups=[("", 1), *((name, len(c)) for name, c in part)])
@@ -188,7 +193,12 @@ def _main_table(runs: Sequence[Run], part: Sequence[tuple[str, list[tuple[Column
 
 def _paper(name: str, method: str, one: Column) -> Cell:
     found = published.published(name, published.paper_method(method) or "", one.name)
-    return Cell(str(found) if found else "", (), "quiet")
+    return Cell(str(found) if found else "", ("KL, no %",) if found and _unit(name, one) else (), "quiet")
+
+
+def _unit(name: str, one: Column) -> str:
+    """What the paper's number is, where it is of another kind than the column's."""
+    return " (KL, low is good)" if one.name == "locality" and published.locality_is_kl(name) else ""
 
 
 def _ours(run: Run | None, one: Column) -> Cell | str:
@@ -197,13 +207,19 @@ def _ours(run: Run | None, one: Column) -> Cell | str:
         return ""
     notes = [interval(score)]
     if not usual(one, score):
-        notes.append(score.score)
+        notes.append(_OTHER_NAMES.get(score.score, score.score))
     if score.floor is not None:
         notes.append(f"floor {shown(score.score, score.floor)}")
     easy = forced(run, one)
     if easy is not None:
         notes.append(f"forced {shown(easy.score, easy.value)}")
+    single = run.find("multi-hop", "success") if score.score == "any question" else None
+    if single is not None:
+        notes.append(f"per question {shown(single.score, single.value)}")
     return Cell(shown(score.score, score.value), tuple(filter(None, notes)))
+
+
+_OTHER_NAMES = {"any question": "any question of a case (mh)"}
 
 
 def _true_beside_flattering(file: RunFile) -> list[Block]:
@@ -211,7 +227,7 @@ def _true_beside_flattering(file: RunFile) -> list[Block]:
     runs = truest(file.runs)
     found = []
     for run in runs:
-        if reference(run.method):
+        if reference(run.method) or suites.suite_of(run) is not None:
             continue
         for one in COLUMNS[:4]:
             for true, how, score in flattering(run, file.runs, one):
@@ -302,11 +318,12 @@ def _drift(file: RunFile) -> list[Block]:
         d = run.drift
         cells = [plain(d[k]) if k in d else "" for k in ("perplexity", "perplexity_base")]
         cells += [f"{100 * d[k]:.1f}" if k in d else "" for k in ("accuracy", "accuracy_base")]
-        cells.append(plain(d["kl"]) if "kl" in d else "")
+        cells += [f"{100 * d['changed']:.1f}" if "changed" in d else "", plain(d["kl"]) if "kl" in d else ""]
         rows.append([run.data, label(run, file.runs), f"{run.edits:,}", *cells])
     if not rows:
         return []
-    head = ["data", "method", "edits", "perplexity", "base's", "right answers, %", "base's", "KL to the base"]
+    head = ["data", "method", "edits", "perplexity", "base's", "right answers, %", "base's", "outputs changed, %",
+            "KL to the base"]  # fmt: skip
     return [Table(head, rows, left=2, folded=len(rows) > 14, title=f"All {len(rows)} measurements of drift")]
 
 
@@ -320,7 +337,10 @@ def _failures(file: RunFile) -> list[Block]:
         return [Text("Nothing: every case was edited, asked and scored.")]
     more = len(rows) - _MOST_FAILURES
     out: list[Block] = [
-        Text(f"{len(rows):,} failures, counted in each run; they are in no score."),
+        Text(
+            f"{len(rows):,} failures, counted in each run; a failed case counts as wrong, and is left out where no "
+            "number says that (magnitudes, fluency, kl)."
+        ),
         Table(["data", "method", "case", "error"], rows[:_MOST_FAILURES], left=4),
     ]
     return [*out, Text(f"{more:,} more are in the run file.", "quiet")] if more > 0 else out
@@ -335,17 +355,21 @@ def _made(file: RunFile) -> list[Block]:
     items.append(
         "model: " + ", ".join(f"{k} {v:,}" if isinstance(v, int) else str(v) for k, v in file.model.items())
     )
-    for one in file.data:
-        out = number(one.get("left_out"))
-        left = f", {out:.0f} left out (repeated, contradictory or unusable)" if out else ""
-        items.append(
-            f"data {one.get('name')}: {one.get('cases', '?')} cases, {one.get('edits', '?')} edits{left}; "
-            f"{one.get('format', '?')}, {one.get('file', '?')}, sha256 {str(one.get('sha256') or '?')[:16]}"
-        )
+    items += [f"data {one.get('name')}: {said}" for one in file.data if (said := _of_data(one))]
     rates = [f"{label(r, file.runs)} on {r.data} {r.rate:.1f}" for r in truest(file.runs) if r.rate]
     if rates:
         items.append(f"cases per second: {'; '.join(rates)}")
     return [Items(items)]
+
+
+def _of_data(one: Mapping[str, Any]) -> str:
+    """What the run file tells of a data set; what it does not hold is left out."""
+    counts = [f"{one[key]:,} {key}" for key in ("cases", "edits") if isinstance(one.get(key), int)]
+    out = number(one.get("left_out"))
+    counts += [f"{out:.0f} left out (repeated, contradictory or unusable)"] if out else []
+    source = [str(one[key]) for key in ("format", "file") if one.get(key)]
+    source += [f"sha256 {str(one['sha256'])[:16]}"] if one.get("sha256") else []
+    return "; ".join(filter(None, (", ".join(counts), ", ".join(source))))
 
 
 def scores_csv(file: RunFile) -> str:

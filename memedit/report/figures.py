@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memedit.errors import DataError
 from memedit.report.picking import (
-    PANELS,
+    COLUMNS,
+    Column,
     column,
     data_sets,
     flattering,
-    is_share,
     label,
     reference,
-    scale,
     taken,
     truest,
+    usual,
 )
 from memedit.report.reading import Run
+from memedit.report.suites import low, panels
+from memedit.report.units import is_share, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 # Told apart by colour-blind readers, too. On a page they, the ink and the grid become variables of its style sheet.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, GRID = "#222222", "#bbbbbb"
+_WAYS = {
+    "routed": COLOURS[0],
+    "merged": COLOURS[1],
+}  # else (oracle, or a fact stated in a chat) it was handed over
 _MOST_SETS, _MOST_METHODS, _MOST_LINES = 6, 12, 6
 
 
@@ -120,7 +126,7 @@ def _scores(figure: Figure, runs: Sequence[Run]) -> bool:
     sets = [
         name
         for name in data_sets(best)
-        if any(r.data == name and taken(r, column(p)) for r in best for p in PANELS)
+        if any(r.data == name and taken(r, p) for r in best for p in panels(r))
     ]
     sets = sets[:_MOST_SETS]
     if not sets:
@@ -132,15 +138,18 @@ def _scores(figure: Figure, runs: Sequence[Run]) -> bool:
     heights = [len(of) + 1.6 for of in rows.values()]
     figure.set_size_inches(10, 0.27 * sum(heights) + 0.9)
     axes = figure.subplots(len(rows), 3, squeeze=False, sharey="row", height_ratios=heights)
+    above: list[str] = []
     for across, (name, of) in zip(axes, rows.items(), strict=True):
-        for ax, panel in zip(across, PANELS, strict=True):
+        three = panels(of[0])
+        titles = [f"{one.title if one in COLUMNS else one.name}, %{low(one)}" for one in three]
+        for ax, panel, title in zip(across, three, titles, strict=True):
             _score_panel(ax, of, runs, panel)
+            if titles != above:
+                ax.set_title(title, loc="right")
         across[0].set_yticks(range(len(of)), [label(run, best) for run in of])
         across[0].set_ylim(len(of) - 0.4, -0.6)
         across[0].set_title(name, loc="left", fontweight="bold")
-    for ax, panel in zip(axes[0], PANELS, strict=True):
-        ax.set_title(f"{column(panel).title}, %" if panel != "success" else "", loc="right")
-    axes[0][0].set_title("Edit success, %", loc="right")
+        above = titles
     handles, names = _legend()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     return True
@@ -152,15 +161,17 @@ def _readable(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run in keep]
 
 
-def _score_panel(ax: Axes, of: Sequence[Run], runs: Sequence[Run], panel: str) -> None:
-    what = column(panel)
+def _score_panel(ax: Axes, of: Sequence[Run], runs: Sequence[Run], what: Column) -> None:
+    there = {taken(run, what) for run in of} - {None}
     some = False
     for y, run in enumerate(of):
         score = taken(run, what)
         if score is None or not is_share(score.score):
             continue
         some = True
-        colour = "#999999" if reference(run.method) else COLOURS[1] if run.way == "merged" else COLOURS[0]
+        if what in COLUMNS and not usual(what, score):
+            ax.text(103, y - 0.36, score.score, ha="right", va="bottom", fontsize=6.5)
+        colour = "#999999" if reference(run.method) else _WAYS.get(run.way, "#999999")
         ax.barh(y, 100 * score.value, height=0.62, color=colour, alpha=0.85, lw=0)
         if score.low is not None and score.high is not None:
             ax.plot([100 * score.low, 100 * score.high], [y, y], color=INK, lw=1.2, solid_capstyle="butt")
@@ -173,7 +184,8 @@ def _score_panel(ax: Axes, of: Sequence[Run], runs: Sequence[Run], panel: str) -
     ax.grid(axis="x", alpha=0.5, lw=0.6)
     bare(ax)
     if not some:
-        ax.text(0.5, 0.5, "not asked here", transform=ax.transAxes, ha="center", va="center", color="#888888")
+        why = "no share: see the table" if there else "not asked here"
+        ax.text(0.5, 0.5, why, transform=ax.transAxes, ha="center", va="center", color="#888888")
 
 
 def _legend() -> tuple[list[Any], list[str]]:
@@ -210,14 +222,14 @@ def series(runs: Sequence[Run]) -> Series:
 
 
 def _sizes(figure: Figure, runs: Sequence[Run]) -> bool:
-    panels = ("success", "generalisation", "portability", "locality")
+    kinds = ("success", "generalisation", "portability", "locality")
     by_set = {name: series([r for r in runs if r.data == name and r.scores]) for name in data_sets(runs)}  # type: ignore[misc]
     by_set = dict([(name, of) for name, of in by_set.items() if of][:3])
     if not by_set:
         return False
     used = [
         p
-        for p in panels
+        for p in kinds
         if any(taken(r, column(p)) for of in by_set.values() for rs in of.values() for r in rs)
     ]
     figure.set_size_inches(2.9 * len(used) + 0.6, 2.5 * len(by_set) + 0.9)

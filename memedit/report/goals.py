@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memedit.report.blocks import Block, Cell, Heading, Table, Text
-from memedit.report.picking import label, plain
+from memedit.report.picking import label
 from memedit.report.reading import Answer, Run, RunFile, listed, number
+from memedit.report.units import plain
 
 
 def goals(file: RunFile) -> list[Block]:

@@ -5,37 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from memedit.report.published import locality_is_kl
 from memedit.report.reading import Run, Score
 
 _MODES = ("single", "batch", "sequential", "all")  # from the kindest to the hardest
-_HUNDREDFOLD = ("fluency", "sampled fluency")  # entropy in bits, printed as KnowEdit prints it
 FEW = 10
-_PLAIN = ("kl", "perplexity", "perplexity_base")
-_LOWER = ("kl", "old answer given", "perplexity")
 
 
 class Column(NamedTuple):
-    """A column of the main table: (kind, score) pairs, the first that a run has is taken; `forced` its easy variant."""
+    """A column of a table: (kind, score) pairs, the first that a run has is taken.
+
+    Attributes:
+        forced: its easy variant. label: of the score; "" of all labels together, "*" whatever it is.
+    """
 
     name: str
     title: str
     takes: tuple[tuple[str, str], ...]
     forced: tuple[str, str] | None = None
+    label: str = ""
 
 
 COLUMNS = (
     Column(
         "success",
         "Edit success",
-        (("edit", "success"), ("old", "refused"), ("old", "success"), ("opinion", "success"),
-         ("opinion", "feeling as asked"), ("*", "coverage")),
+        (("edit", "success"), ("old", "refused"), ("old", "success"), ("opinion", "feeling as asked")),
         ("edit", "success_tf"),
     ),
     Column("generalisation", "Paraphrases", (("paraphrase", "success"),), ("paraphrase", "success_tf")),
     Column(
         "portability",
         "Portability",
-        (("portability", "success"), ("ripple", "success"), ("multi-hop", "success")),
+        (("portability", "success"), ("ripple", "success"), ("multi-hop", "any question"), ("multi-hop", "success")),
         ("portability", "success_tf"),
     ),
     Column("locality", "Locality", (("locality", "unchanged"), ("*", "kl")), ("locality", "unchanged_tf")),
@@ -51,7 +53,10 @@ def column(name: str) -> Column:
 
 def taken(run: Run, what: Column) -> Score | None:
     """The run's score for a column, the true one: free generation, all labels together."""
-    found = (s for kind, score in what.takes if (s := run.find(kind, score)))
+    takes = what.takes
+    if what.name == "locality" and locality_is_kl(run.data):
+        takes = (("*", "kl"), *takes)
+    found = (s for kind, score in takes if (s := run.find(kind, score, "*" if score == "kl" else what.label)))
     # Most answers are too short for an entropy; that of a few long ones would speak for none.
     return next((s for s in found if what.name != "fluency" or s.n >= FEW), None)
 
@@ -64,43 +69,6 @@ def forced(run: Run, what: Column) -> Score | None:
 def usual(what: Column, score: Score) -> bool:
     """Whether the score is the column's first choice, so that its name need not be said."""
     return (score.kind, score.score) == what.takes[0] or what.takes[0] == ("*", score.score)
-
-
-def lower_is_better(score: str) -> bool:
-    return score in _LOWER
-
-
-def is_share(score: str) -> bool:
-    """Whether a score is a share of 1, to be shown in percent."""
-    return score not in (*_HUNDREDFOLD, *_PLAIN)
-
-
-def scale(score: str) -> float:
-    """What a score is multiplied with where it is shown."""
-    return 1.0 if score in _PLAIN else 100.0
-
-
-def shown(score: str, value: float | None) -> str:
-    """A score's value as it is printed: percent for shares, the unit's own else."""
-    if value is None:
-        return ""
-    if score in _HUNDREDFOLD:
-        return f"{100 * value:.0f}"
-    return plain(value) if score in _PLAIN else f"{100 * value:.1f}"
-
-
-def plain(value: float) -> str:
-    """A number of any size in few digits."""
-    if value and not 1e-4 <= abs(value) < 1e5:
-        return f"{value:.1e}"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
-def interval(one: Score) -> str:
-    """[low, high], as printed; empty where there is none."""
-    if one.low is None or one.high is None:
-        return ""
-    return f"[{shown(one.score, one.low)}, {shown(one.score, one.high)}]"
 
 
 def reference(method: str) -> bool:

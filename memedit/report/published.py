@@ -25,6 +25,11 @@ CAVEATS = (
 LATER = "where two numbers stand (A / B), the paper's text says A and the authors' later table B"
 NOT_THERE = "fluency is the n-gram entropy in bits times 100, as the paper prints it"
 
+KL = (
+    "ConvSent's locality is no share but a KL divergence (lower is better; of other texts and tokens than a kl of ours): never "
+    "read it beside a percentage"
+)
+
 METHODS = ("serac", "ice", "adalora", "mend", "rome", "memit", "ft-l", "ft-m")
 _TITLES = {"ice": "ICE", "adalora": "AdaLoRA", "ft-l": "FT-L", "ft-m": "FT-M"}
 # Each row: the paper's text, then the authors' later table where it differs, in the order of METHODS.
@@ -137,6 +142,11 @@ class Published(NamedTuple):
 def paper_set(data: str) -> str | None:
     """The data set of the paper that a name means; None where it is none of the six."""
     return next((name for name, pattern in _NAMES if re.search(pattern, data.casefold())), None)
+
+
+def locality_is_kl(data: str) -> bool:
+    """Whether the paper's locality of a data set is a KL divergence, where all others are shares in percent."""
+    return paper_set(data) == "convsent"
 
 
 def paper_method(method: str) -> str | None:

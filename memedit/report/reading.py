@@ -63,21 +63,32 @@ class Run:
     @property
     def protocol(self) -> str:
         """In words: how and when it was scored."""
-        modes = {"all": "all edits at once", "single": "each edit alone", "sequential": "one after the other"}
+        modes = {"all": "all edits at once", "single": "each edit alone", "sequential": "one after the other",
+                 "chat": "one chat for each"}  # fmt: skip
         mode = modes.get(self.mode, self.mode.replace("batch:", "batches of "))
         when = "scored right after each" if self.when == "after-each" else "scored after all"
-        return mode if self.mode == "single" else f"{mode}, {when}"
+        return mode if self.mode in ("single", "chat") else f"{mode}, {when}"
 
     def find(self, kind: str, score: str, label: str = "") -> Score | None:
-        """The score of that name, of all labels together unless one is named; kind "*": of any kind."""
+        """The score of that name, of all labels together unless one is named; kind or label "*": of any."""
         return next(
-            (s for s in self.scores if (s.score, s.label) == (score, label) and kind in ("*", s.kind)), None
+            (
+                s
+                for s in self.scores
+                if s.score == score and label in ("*", s.label) and kind in ("*", s.kind)
+            ),
+            None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """A whole run file: `about` holds what it says of itself (command, date, machine, seed, ...)."""
+    """A whole run file.
+
+    Attributes:
+        about: what it says of itself (command, date, machine, seed, ...). published: numbers of others that it holds
+            ("what", "turns", "caveat"); empty where there are none.
+    """
 
     name: str
     model: Mapping[str, Any]
@@ -85,6 +96,7 @@ class RunFile:
     runs: tuple[Run, ...]
     goals: tuple[Mapping[str, Any], ...]
     about: Mapping[str, Any]
+    published: Mapping[str, Any]
 
     def answer(self, place: Any) -> tuple[Run, Answer] | None:
         """The answer at a goal's example: its place among all runs' answers, or a pair (run, place in it)."""
@@ -172,6 +184,7 @@ def _whole(loaded: Any, name: str) -> RunFile:
         runs=tuple(runs),
         goals=tuple(goal for goal in map(_mapping, listed(loaded.get("goals"))) if goal),
         about={key: loaded[key] for key in _ABOUT if loaded.get(key) is not None},
+        published=_mapping(loaded.get("published")),
     )
 
 
