@@ -33,8 +33,8 @@ def test_the_whole_job_in_miniature(data: Path, tmp_path: Path, monkeypatch: pyt
     mine = written(tmp_path / "mine.jsonl", [example(n) for n in range(len(PEOPLE))])
     s = job.Settings(
         data=data, more=(str(mine),), out=tmp_path / "out", work=tmp_path / "work", limit=8,
-        rounds=1, pairs=320, settled=96, batch=16,
-        sizes=(1, 10), queries=60, ground=200, trees=10, leaves=4,
+        rounds=1, pairs=160, settled=64, batch=16,
+        sizes=(1, 10), queries=40, ground=200, trees=10, leaves=4,
     )  # fmt: skip
     gather, read = job.gather, []
 
@@ -72,7 +72,7 @@ def test_the_whole_job_in_miniature(data: Path, tmp_path: Path, monkeypatch: pyt
     for name in ("pair.safetensors", "combiner.safetensors", "scope.json"):
         assert (s.out / name).read_bytes() == (unbroken.out / name).read_bytes(), name
     card = (s.out / "README.md").read_text()
-    for words in (sha256(mine), sha256(data / "splits.json"), "- pairs: 320", "](losses.svg)", "| direct |",
+    for words in (sha256(mine), sha256(data / "splits.json"), "- pairs: 160", "](losses.svg)", "| direct |",
                   "| all relations |", f"memedit eval scope --classifier {s.out}"):  # fmt: skip
         assert words in card, words
     (s.out / "README.md").write_text("by hand")
@@ -93,6 +93,6 @@ def test_the_whole_job_in_miniature(data: Path, tmp_path: Path, monkeypatch: pyt
     assert other.max() < 1
     assert (s.out / "losses.svg").read_text(encoding="utf-8").count('<g id="line2d') > 2
     about = made.settings["trained_with"]
-    assert about["pairs"] == 320
+    assert about["pairs"] == 160
     assert {"zsre/zsre_mend_train-1k.json", "train/form_paraphrases.jsonl"} <= set(about["data"])
     assert np.isfinite([made.threshold(n) for n in (1, 10, 100)]).all()

@@ -22,6 +22,7 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -119,8 +120,8 @@ def gather(data: Data, settings: Settings) -> tuple[list[Case], list[str], list[
         sources.append(iter(own.cases))
     cases: list[Case] = []
     for source in sources:
-        found = [case for case in source if case]
-        cases += found[: settings.limit] if settings.limit else found
+        found = (case for case in source if case)
+        cases += islice(found, settings.limit or None)
     cases = list(scope_forms.asked_anew(data, cases, rng))
     kept = {row["question"] for row in data.rows("general_qa/nq_open_dev_clean.jsonl", "train")}
     asked = {query.text for case in cases if case.source == "written" for query in case.queries}
