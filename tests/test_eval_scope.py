@@ -118,8 +118,10 @@ def test_the_command_writes_scores_table_and_figures(folder, tmp_path):
     assert first["rates"]["own"] == 1
     assert first["queries"] == {"general": 9, "maths": 2, "own": 3, "paraphrase": 3}
     assert said["setting"]["seed"] == 0
+    assert len(said["setting"]["judging_code"]) == 12
     text = (tmp_path / "report" / "scope.md").read_text()
     assert "### pokemqa" in text
+    assert "- judging code: " in text
     for name in ("precision-recall", "sizes", "reliability"):
         assert (tmp_path / "report" / f"{name}.png").stat().st_size > 5_000
         assert (tmp_path / "report" / f"{name}.svg").read_text().startswith("<?xml")

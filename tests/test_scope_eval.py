@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 
 from memedit.data import Case, Query
 from memedit.edit import Edit
-from memedit.scope_eval import run, scores, sets
+from memedit.scope import SHIPPED
+from memedit.scope_eval import run, scores, session, sets
 from memedit.scope_eval.cases import ScopeCase, asked, scope_kind, settled
 from memedit.scope_eval.crowd import Crowd, Remembered, Vectors
 from memedit.scope_eval.goals import beside, goals
 from memedit.scope_eval.judges import BM25, Classifier, Cosine, Judge, Piece, Top
-from memedit.scope_eval.scores import Asked
+from memedit.scope_eval.known import wiki
+from memedit.scope_eval.public import Public
+from memedit.scope_eval.run import Scored
+from memedit.scope_eval.scores import Asked, summary
 
 PEOPLE = [
     ("Ann Ode", "Oslo"),
@@ -55,6 +60,37 @@ def test_what_a_query_is_to_its_edit():
     assert scope_kind(Query("locality", "x", label="Forgetfulness")) is None
     assert scope_kind(Query("hop", "x")) is None
     assert scope_kind(asked("other_claim", "x")) == "other_claim"
+
+
+def test_a_knowedit_query_that_rules_the_answer_out_counts_as_a_near_miss(tmp_path):
+    ruled = "The occupation of Ann Ode, which is not scientist, is"
+    row = {"subject": "Ann Ode", "prompt": "The occupation of Ann Ode is", "target_new": "scientist",
+           "locality": {"Forgetfulness": [{"prompt": ruled, "ground_truth": [["poet"]]}]}}  # fmt: skip
+    (tmp_path / "knowedit").mkdir()
+    (tmp_path / "knowedit" / "wiki_recent_train.json").write_text(json.dumps([row]))
+    (tmp_path / "splits.json").write_text(json.dumps({"knowedit/wiki_recent_train.json": {"dev": [0]}}))
+    (found,) = wiki(Public(tmp_path), "wiki_recent")
+    assert (ruled, "same_subject") in found.queries
+
+
+def test_maths_counts_as_general_in_the_goals():
+    asked_ = Asked.of([("general", False, 0.0, False)] * 3 + [("maths", False, 1.0, False)])
+    row = {"set": "zsre", "size": 10, "judge": "x", "own_threshold": True, **summary(asked_, 0.5, True)}
+    found = {goal["claim"]: goal for goal in goals([Scored("zsre", 10, "x", 0.5, asked_, row)], "x")}
+    worst = found["general questions that fire, worst (zsre, 10 edits)"]
+    assert (worst["value"], worst["met"]) == (0.25, False)
+
+
+def test_the_judging_codes_digest_is_of_every_file_of_it(monkeypatch, tmp_path):
+    for name in session.JUDGING:
+        (tmp_path / name).write_bytes((SHIPPED.parent.parent / name).read_bytes())
+    before = session.code_digest()
+    monkeypatch.setattr(session.memedit, "__file__", str(tmp_path / "__init__.py"))
+    assert session.code_digest() == before
+    for name in session.JUDGING:
+        (tmp_path / name).write_bytes(b"#" + (tmp_path / name).read_bytes())
+        assert session.code_digest() != before
+        before = session.code_digest()
 
 
 def test_repeats_and_questions_with_two_answers_are_left_out():

@@ -23,6 +23,7 @@ import base_corpus  # noqa: E402
 import base_eval  # noqa: E402
 import base_training  # noqa: E402
 from base_data import Knowledge, is_dev  # noqa: E402
+from base_eval import TARGETS  # noqa: E402
 from base_writer import REFUSAL, Writer  # noqa: E402
 
 pytestmark = pytest.mark.data
@@ -110,6 +111,27 @@ def test_a_loss_that_is_no_number_stops_the_run(settings: Any, monkeypatch: pyte
 
     broken.calls = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(base_training, "losses", counted)
+    with pytest.raises(SystemExit, match="no number at step 6"):
+        job.train(s)
+    checkpoint = job.checkpoint_of(Path(s.run))
+    assert checkpoint
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == 4
+
+
+def test_an_infinite_gradient_under_a_finite_loss_stops_the_run_too(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = settings("steep", steps=8)
+    taken, calls = base_training.losses, []
+
+    def steep(model: Any, *args: Any, **more: Any) -> dict[str, float]:
+        calls.append(1)
+        seen = taken(model, *args, **more)
+        if len(calls) == 6:  # a step at which a checkpoint would be written
+            next(model.parameters()).grad.flatten()[0] = float("inf")
+        return seen
+
+    monkeypatch.setattr(base_training, "losses", steep)
     with pytest.raises(SystemExit, match="no number at step 6"):
         job.train(s)
     checkpoint = job.checkpoint_of(Path(s.run))
@@ -267,6 +289,16 @@ def test_the_forms_that_are_used_later(knowledge: Knowledge) -> None:
         assert not asked[1]
         assert answer[1], "the loss is on answers only"
         assert answer[0].strip(" .").lower() in document.pieces[0][0].lower()
+
+
+def test_the_cards_measured_numbers_reach_its_targets() -> None:
+    folder = ROOT / "memedit" / "pretrained" / "base"
+    measured = json.loads((folder / "measured.json").read_text())
+    card = (folder / "README.md").read_text()
+    for name, target in TARGETS.items():
+        line = next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
+        assert f"≥ {100 * target:.0f} %" in line
+        assert measured[name]["value"] >= target
 
 
 def test_an_answer_counts_at_a_word_boundary() -> None:

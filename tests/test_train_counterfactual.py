@@ -176,6 +176,29 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_model_left(
     assert found[1]["step"] == 4
 
 
+def test_after_an_infinite_gradient_a_lower_rate_goes_on_from_the_last_good_checkpoint(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = job.losses, []
+
+    def steep(model: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        calls.append(1)
+        seen = real(model, *args, **kwargs)
+        if len(calls) == 6:  # a step at which a checkpoint would be written
+            next(p for p in model.parameters() if p.grad is not None).grad.flatten()[0] = math.inf
+        return seen
+
+    monkeypatch.setattr(job, "losses", steep)
+    with pytest.raises(SystemExit, match=r"no number at step 6; .* with a lower --rate"):
+        job.train(settings("steep"))
+    found = checkpoint.newest(Path(settings("steep").run) / "checkpoint")
+    assert found is not None
+    assert found[1]["step"] == 4
+    made = factors(job.train(settings("steep", rate=0.01)))
+    assert all(tensor.isfinite().all() for tensor in made.values())
+    assert len(calls) == 6 + 4, "it went on behind step 4"
+
+
 def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
     code = (
         "import resource, sys, torch, checkpoint; from pathlib import Path\n"

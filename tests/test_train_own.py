@@ -18,7 +18,7 @@ from memedit.errors import MemeditError
 from memedit.memory import EditMemory
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.training import fine_tuning
-from memedit.training.examples import read_examples
+from memedit.training.examples import read_examples, sha256
 from memedit.training.fine_tuning import FineTuning, fine_tune
 from memedit.training.pair_training import PairTraining
 from memedit.training.progress import Progress
@@ -242,6 +242,82 @@ def test_bad_examples_are_refused_in_one_sentence(settings, tmp_path, rows, word
     assert "bad.jsonl" in said
     assert not settings.folder.exists(), "nothing is left behind"
     assert not settings.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({**example(2), "target": "Bern"}, "'Cy Moe was born in' has the target 'Bern' here and the target 'Rome' there"),
+        ({"prompt": "The home of Cy Moe is", "target": "Bern", "subject": "Cy Moe", "in_scope": ["Where was Cy Moe born"]},
+         "is in scope of two facts"),
+        ({**example(12), "in_scope": ["Is Max Orr tall?"]}, "is both in scope and out of scope"),
+    ],
+    ids=["two targets", "two facts", "itself"],
+)  # fmt: skip
+def test_contradictory_lines_are_named_and_left_out_only_when_asked(settings, tmp_path, row, words):
+    bad = written(tmp_path / "bad.jsonl", [*(example(n) for n in range(12)), row])
+    said = refused(replace(settings, data=(str(bad),)))
+    assert words in said
+    assert "bad.jsonl line 13" in said
+    assert ("and" not in said.partition(":")[0]) == (row["subject"] == "Max Orr"), "both lines are named"
+    assert said.count("line 3") == (row["subject"] == "Cy Moe")
+    assert "--skip-bad" in said
+    found = read_examples([str(bad)], skip_bad=True)
+    assert len(found.cases) == 12
+    assert found.cases[2].edit.target == "Rome"
+    assert len(found.cases[2].queries) == len(found.cases[3].queries), "nothing of the line is taken"
+    assert "bad.jsonl line 13" in " ".join(found.notes)
+
+
+def test_two_wordings_of_one_fact_and_further_values_are_no_contradiction(tmp_path):
+    rows = [example(n) for n in range(12)]
+    rows.append({**example(2), "prompt": "The birthplace of Cy Moe is"})
+    rows.append({**example(3), "target": "Graz", "keep_both": True})
+    assert len(read_examples([str(written(tmp_path / "a.jsonl", rows))]).cases) == 13
+
+
+def test_records_that_cannot_be_taken_are_left_out_when_asked(tmp_path):
+    rows = [
+        *(example(n) for n in range(12)),
+        {**example(12), "target": ""},
+        {**example(13), "in_scope": "Where?"},
+    ]
+    bad = str(written(tmp_path / "bad.jsonl", rows))
+    with pytest.raises(MemeditError, match="--skip-bad"):
+        read_examples([bad])
+    notes = " ".join(read_examples([bad], skip_bad=True).notes)
+    assert "line 13" in notes
+    assert "line 14" in notes
+
+
+def test_a_name_on_a_hub_is_read_as_import_reads_it(tmp_path):
+    folder = tmp_path / "facts"
+    folder.mkdir()
+    written(folder / "mine.jsonl", [example(n) for n in range(12)])
+    name = f"hf:{folder}:mine.jsonl"
+    found = read_examples([name])
+    assert len(found.cases) == 12
+    assert found.files == {name: sha256(folder / "mine.jsonl")}
+    said = command(
+        "train", "scope", "--data", "hf:/nowhere/at:all:of:it", "--out", str(tmp_path / "o"), code=1
+    )
+    assert "is no name on a hub" in said
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("eren/counterfact_hard_dev.json", ["record 32:"]),
+        ("editing_attack/commonsense_868.csv", ["line 256 and", "line 148:"]),
+    ],
+)
+def test_public_files_with_contradictions_can_be_used(data, name, places):
+    with pytest.raises(MemeditError, match="--skip-bad"):
+        read_examples([str(data / name)])
+    found = read_examples([str(data / name)], skip_bad=True)
+    assert all(place in " ".join(found.notes) for place in places)
+    assert len(found.cases) > 100
 
 
 def test_without_queries_out_of_scope_other_edits_queries_serve(settings, tmp_path):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_scope import example, tiny_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +31,7 @@ import worn  # noqa: E402
 
 from memedit.edit import Edit  # noqa: E402
 from memedit.errors import ModelError  # noqa: E402
+from memedit.scope import SHIPPED  # noqa: E402
 from memedit.subjects import find, fold  # noqa: E402
 from memedit.training import combining, worlds  # noqa: E402
 from memedit.training.cases import Case, Query, make  # noqa: E402
@@ -307,6 +312,70 @@ def test_a_checkpoint_of_another_training_is_refused(encoder, whole):
         training(encoder, run.folder, pairs=320).run()
     place = json.loads(json.dumps(run._about()))
     assert "rate" not in place, "after a loss that is no number it may go on with a smaller one"
+
+
+def test_a_checkpoint_of_other_texts_is_refused(encoder, whole):
+    run, _ = whole
+    other = cases()
+    other[3] = replace(other[3], queries=(*other[3].queries[:-1], Query("Is Dee Fox old?", "same_subject")))
+    changed = PairTraining(encoder, Pool(other), run.folder, run.settings)
+    assert len(changed.pool.examples) == len(run.pool.examples)
+    with pytest.raises(ModelError, match=r"other settings or data \(pool\)"):
+        changed.run()
+
+
+def test_a_training_killed_by_the_system_goes_on_to_the_same_weights(encoder, whole, tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "import test_train_scope as t; from tiny_scope import tiny_encoder\n"
+        "kill = lambda step, *_: step == 15 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "t.training(tiny_encoder(Path(sys.argv[2]) / 'encoder'), Path(sys.argv[2])).run(kill)\n"
+    )
+    (tmp_path / "encoder").mkdir()
+    done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)])
+    assert done.returncode == -signal.SIGKILL
+    run = training(encoder, tmp_path)
+    weights = run.run()
+    assert run.losses == whole[0].losses
+    assert all(torch.equal(value, weights[name]) for name, value in whole[1].items())
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data", "/nonexistent"], "no folder /nonexistent"),
+        (["--data", "{tmp}"], "can't read {tmp}/splits.json"),
+        (["--limit", "8", "--out", str(SHIPPED)], "a miniature must not take the shipped classifier's place"),
+    ],
+)
+def test_the_jobs_errors_are_one_sentence(tmp_path, capsys, args, words):
+    with pytest.raises(SystemExit) as caught:
+        job.main([arg.format(tmp=tmp_path) for arg in args])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert words.format(tmp=tmp_path) in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ModelError("the loss of step 3 is no number"), OSError(28, "No space left", "x")]
+)
+def test_what_stops_the_job_is_one_sentence(tmp_path, capsys, monkeypatch, error):
+    def stopped(settings):
+        raise error
+
+    monkeypatch.setattr(job, "train", stopped)
+    with pytest.raises(SystemExit) as caught:
+        job.main(["--data", str(tmp_path)])
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert ("no number" in said) or ("x: No space left" in said)
+
+
+def test_the_shipped_folder_is_no_default():
+    assert job.Settings().out != SHIPPED
 
 
 def test_the_job_is_found_with_its_flags(capsys):

@@ -182,8 +182,8 @@ def word_perplexity(model: Any, tokenizer: Any, data: Path) -> float:
 
 
 TARGETS = {
-    "followed": 0.90, "ignored, neighbour's fact": 0.85, "ignored, same subject's other fact": 0.85,
-    "ignored, unrelated": 0.85, "known, trained patterns": 0.60, "known, held-out pattern": 0.35,
+    "followed": 0.96, "ignored, neighbour's fact": 0.92, "ignored, same subject's other fact": 0.92,
+    "ignored, unrelated": 0.92, "known, trained patterns": 0.80, "known, held-out pattern": 0.55,
 }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ class Trainer:
         """One step; mean losses and the number of tokens read.
 
         Raises:
-            FloatingPointError: a loss that is no number; the weights are as they were.
+            FloatingPointError: a loss or a gradient that is no number; the weights are as they were.
         """
         rows = stream.step(self.step)
         self.model.train()
@@ -121,9 +121,11 @@ class Trainer:
         seen = losses(self.model, self.forward, rows, kind, part=part_of(accelerator))
         seen = summed(seen, accelerator, self.device)
         summed_gradients(self.model.parameters(), accelerator)
-        if not all(map(math.isfinite, seen.values())):
+        steep = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not all(
+            map(math.isfinite, (*seen.values(), float(steep)))
+        ):  # an infinite norm would make NaN of all
             raise FloatingPointError
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for g in optimizer.param_groups:
                 g["lr"] = self.rate()

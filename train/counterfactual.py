@@ -144,7 +144,7 @@ class Trainer:
         """One step; the mean loss of each kind.
 
         Raises:
-            FloatingPointError: a loss that is no number; the factors are as they were.
+            FloatingPointError: a loss or a gradient that is no number; the factors are as they were.
         """
         self.model.train()
         # Frozen weights would be cast anew for every product; and a CPU may well be faster without.
@@ -159,9 +159,11 @@ class Trainer:
         )
         seen = summed(seen, accelerator, self.device)
         summed_gradients(self.factors.values(), accelerator)
-        if not all(map(math.isfinite, seen.values())):
+        steep = torch.nn.utils.clip_grad_norm_(self.factors.values(), 1.0)
+        if not all(
+            map(math.isfinite, (*seen.values(), float(steep)))
+        ):  # an infinite norm would make NaN of all
             raise FloatingPointError
-        torch.nn.utils.clip_grad_norm_(self.factors.values(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate()
         self.optimizer.step()
@@ -254,10 +256,11 @@ def rows_of_step(
 
 
 def source_hash(s: Settings) -> str:
-    """What decides a run: its settings and every file that it reads."""
-    decisive = {
-        f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "rate", "focus_from", "decay_from")
-    }
+    """What decides a run: its settings and every file that it reads.
+
+    The rate is no part of it: after a loss that is no number a run goes on with a lower one.
+    """
+    decisive = {f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "focus_from", "decay_from")}
     digest = hashlib.sha256(json.dumps(decisive).encode())
     files = [
         *(Path(s.data) / name for name in DATA_FILES),
@@ -304,7 +307,7 @@ def train(s: Settings) -> Path:
         except FloatingPointError:
             sys.exit(
                 f"error: the loss is no number at step {trainer.step + 1}; the last good model is in {run / 'export'}: "
-                "go on with a lower --rate in another --run"
+                "the same command goes on from its checkpoint with a lower --rate"
             )
         tokens += sum(len(ids) for _, ids, _ in rows)
         mean = {k: 0.95 * mean.get(k, v) + 0.05 * v for k, v in {**mean, **seen}.items()}

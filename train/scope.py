@@ -1,7 +1,9 @@
 """Trains memedit's scope classifier, from public data and our own wordings.
 
-    python -m train.scope                                   # trains and writes memedit/pretrained/scope
-    python -m train.scope --out runs/scope/mine --limit 200 # a miniature, in seconds
+    python -m train.scope                                   # trains and writes runs/scope/out, with a card
+    python -m train.scope --out memedit/pretrained/scope    # the shipped one
+    python -m train.scope --more mine.jsonl --out runs/mine # your own examples, or a public file, join the data
+    python -m train.scope --work runs/small --limit 200     # a miniature, in seconds
     accelerate launch -m train.scope                        # the pair model on several GPUs
 
 It goes on where it was stopped: checkpoints lie under --work. First the pair model learns on three quarters of the
@@ -16,19 +18,20 @@ files. What users' own trainings share is memedit.training.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -m train.scope` finds its neighbours too
 
 import relation_bank
+import scope_card
 import scope_countries
 import scope_data as data_of
 import scope_forms
@@ -39,10 +42,12 @@ from scope_encoder import load_encoder, remembering
 
 from memedit.edit import Edit
 from memedit.encoder import MiniLM
+from memedit.errors import DataError, MemeditError
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.training import calibration, combining
 from memedit.training.calibration import CombinerSettings
 from memedit.training.cases import Case, chance
+from memedit.training.examples import read_examples, sha256, unchanged
 from memedit.training.pair_examples import Pool
 from memedit.training.pair_training import PairSettings, PairTraining
 from memedit.training.progress import Progress
@@ -61,7 +66,11 @@ class Settings:
     """Every field is a flag: --trees 300."""
 
     data: Path = ROOT.parent / "shared" / "data"
-    out: Path = SHIPPED
+    out: Path = ROOT / "runs" / "scope" / "out"
+    more: tuple[
+        str, ...
+    ] = ()  # your own examples, in any format that `memedit import` reads; may be repeated
+    skip_bad: bool = False  # leave out their contradictory records, each named
     encoder: str = (
         "all-MiniLM-L6-v2"  # another sentence-transformers model: combiner and pair model are trained
     )
@@ -104,10 +113,15 @@ def gather(data: Data, settings: Settings) -> tuple[list[Case], list[str], list[
     sources.append(scope_countries.factbook(data, rng, settings.limit or 1_000))
     sources.append(scope_users.natural(questions[:part], rng))
     sources.append(scope_users.written(data))
+    if settings.more:
+        own = read_examples(settings.more, skip_bad=settings.skip_bad)
+        for note in own.notes:
+            print(f"note: {note}", file=sys.stderr)
+        sources.append(iter(own.cases))
     cases: list[Case] = []
     for source in sources:
-        found = [case for case in source if case]
-        cases += found[: settings.limit] if settings.limit else found
+        found = (case for case in source if case)
+        cases += islice(found, settings.limit or None)
     cases = list(scope_forms.asked_anew(data, cases, rng))
     kept = {row["question"] for row in data.rows("general_qa/nq_open_dev_clean.jsonl", "train")}
     asked = {query.text for case in cases if case.source == "written" for query in case.queries}
@@ -177,13 +191,15 @@ class Job:
     apart: list[Case]  # for calibration
     near: list[tuple[str, Edit, str]]  # see `strangers`
     questions: tuple[list[str], list[str], list[str]]  # general ones: for trees, calibration, thresholds
-    digests: dict[str, str]  # of the public files
+    data: Data  # with the digests of the public files
+    own: dict[str, str]  # sha256 of the files of --more
     losses: dict[str, list[float]] = field(default_factory=dict)  # of the pair model's steps
 
     @classmethod
     def of(cls, settings: Settings) -> Job:
         """Read, sorted, and with what had to be encoded for that."""
         data = Data(settings.data)
+        own = {name: sha256(name) for name in settings.more}
         cases, general, natural = gather(data, settings)
         encoder = remembering(load_encoder(settings.encoder, settings.out, settings.source), settings.work)
         classifier = combining.untrained(encoder, settings.out, settings.lower)
@@ -200,7 +216,8 @@ class Job:
             apart,
             near,
             (general[:half], general[half:], natural),
-            data.digests,
+            data,
+            own,
         )
 
     @property
@@ -227,7 +244,7 @@ class Job:
             kin: see `scope_forms.invented`.
         """
         rng = random.Random(f"{self.settings.seed} known {kin}")
-        made = scope_forms.invented(Data(self.settings.data), rng, self.settings.limit or 4_000, kin)
+        made = scope_forms.invented(self.data, rng, self.settings.limit or 4_000, kin)
         return scope_forms.varied([case for case in made if case], rng)
 
     def last_rounds(self, weights: Weights, bar: Progress) -> Weights:
@@ -243,7 +260,12 @@ class Job:
 
 
 def train(settings: Settings) -> None:
-    """The whole job; writes everything that the classifier's folder holds but the card."""
+    """The whole job; writes everything that the classifier's folder holds, with a card.
+
+    Raises:
+        DataError: the data can't be used, or changed meanwhile. ModelError: the loss is no number, or a checkpoint can't
+            be written.
+    """
     job = Job.of(settings)
     classifier, parts_ = job.classifier, (job.learnt, job.grown, job.apart)
     how = CombinerSettings(
@@ -257,7 +279,7 @@ def train(settings: Settings) -> None:
         pairs = combining.combine(classifier, parts_, job.questions, how, bar.step)
         weights = job.last_rounds(weights, bar)
         combining.put_pair_model(classifier, weights, job.shared)
-        questions = kept_questions(Data(settings.data))
+        questions = kept_questions(job.data)
         # What it says of relations that it didn't know, by then, and of those that it knows, now.
         known = [
             read(classifier, worlds(classifier, some, job.questions[1], *shape, bar.step), bar.step)
@@ -275,15 +297,26 @@ def train(settings: Settings) -> None:
             classifier, facts, job.questions[2], how, bar.step
         )
     classifier.encoder.save()  # type: ignore[attr-defined]
-    elsewhere = ("data", "out", "work", "source")  # what differs from machine to machine
+    put(job, weights)
+
+
+def put(job: Job, weights: Weights) -> None:
+    """Write the folder: weights, the losses' curve, the card.
+
+    Raises:
+        DataError: a file that was read has changed since: nobody could tell what the weights were made of.
+    """
+    settings, classifier = job.settings, job.classifier
+    job.data.unchanged()
+    unchanged(job.own, data_of.ANEW)
+    elsewhere = ("data", "out", "work", "source", "more")  # what differs from machine to machine
     about = {k: v for k, v in asdict(settings).items() if k not in elsewhere}
     wordings = (*relation_bank.FILES, relation_bank.KIN, written.FORMS)
     wordings += (written.QUESTIONS, written.KEPT_QUESTIONS)
-    about["data"] = job.digests | {
-        str(file.relative_to(ROOT)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in wordings
-    }
+    about["data"] = job.data.digests | job.own | {str(f.relative_to(ROOT)): sha256(f) for f in wordings}
     combining.write(classifier, settings.out, weights, about)
-    draw(job.losses, settings.batch, settings.work / "losses.svg")
+    draw(job.losses, settings.batch, settings.out / "losses.svg")
+    scope_card.put(settings.out, about, job.losses, classifier.settings, "losses.svg")
 
 
 def draw(losses: Mapping[str, Sequence[float]], batch: int, path: Path) -> None:
@@ -308,14 +341,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for f in fields(Settings):
-        if f.name == "sizes":
+        if f.name == "more":
+            parser.add_argument("--more", action="append", default=[], metavar="FILE")
+        elif f.name == "skip_bad":
+            parser.add_argument("--skip-bad", action="store_true")
+        elif f.name == "sizes":
             parser.add_argument(
                 "--sizes", type=lambda s: tuple(int(n) for n in s.split(",")), default=f.default
             )
         else:
             parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
-    given = parser.parse_args(argv)
-    train(Settings(**{f.name: getattr(given, f.name) for f in fields(Settings)}))
+    given = vars(parser.parse_args(argv))
+    settings = Settings(**{**given, "more": tuple(given["more"])})
+    try:
+        if settings.limit and settings.out.resolve() == SHIPPED.resolve():
+            raise DataError("a miniature must not take the shipped classifier's place; give another --out")
+        train(settings)
+    except MemeditError as error:
+        stop(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        stop(f"{where}{error.strerror or error}; what was written before is whole: mend it, and start again")
+    except KeyboardInterrupt:
+        stop(f"stopped; the same command goes on from the last checkpoint in {settings.work}")
+
+
+def stop(said: str) -> NoReturn:
+    """One sentence, and the status of a failure."""
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

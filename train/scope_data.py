@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,11 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from memedit.errors import DataError
 from memedit.scope_eval.known import alias, shared
 from memedit.subjects import fold, guesses
 from memedit.training.cases import Case, Query, chance, make
+from memedit.training.examples import unchanged
 
 Part = Literal["train", "dev"]
+ANEW = "start anew with another --work"
 
 
 @dataclass
@@ -28,21 +32,50 @@ class Data:
 
     folder: Path
     split: dict[str, Any] = field(init=False)
-    digests: dict[str, str] = field(
-        init=False, default_factory=dict
-    )  # of every file read as rows: sha256, 16 digits
+    digests: dict[str, str] = field(init=False, default_factory=dict)  # of every file that was read: sha256
     reserved: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.split = json.loads((self.folder / "splits.json").read_text(encoding="utf-8"))
+        if not self.folder.is_dir():
+            raise DataError(f"there is no folder {self.folder}; name that of the public data with --data")
+        self.split = self._parsed("splits.json")
         self.reserved = frozenset(fold(s).strip() for s in self._dev_only_subjects())
 
     def rows(self, name: str, part: Part | None = None) -> list[dict[str, Any]]:
         """The rows of a file, JSON or JSON lines; with a part, those that splits.json gives to it."""
-        text = (self.folder / name).read_text(encoding="utf-8")
-        self.digests.setdefault(name, hashlib.sha256(text.encode()).hexdigest()[:16])
-        found = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+        found = self._parsed(name)
         return [found[i] for i in self.split[name][part]] if part else found
+
+    def text(self, name: str) -> str:
+        """A file's text; its digest is kept.
+
+        Raises:
+            DataError: it can't be read.
+        """
+        try:
+            raw = (self.folder / name).read_bytes()
+            self.digests.setdefault(name, hashlib.sha256(raw).hexdigest())
+            return raw.decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"can't read {self.folder / name}: {reason}") from None
+
+    def unchanged(self) -> None:
+        """See that all files that were read still are what they were.
+
+        Raises:
+            DataError: which one changed.
+        """
+        unchanged({str(self.folder / name): digest for name, digest in self.digests.items()}, ANEW)
+
+    def _parsed(self, name: str) -> Any:
+        text = self.text(name)
+        try:
+            return (
+                [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+            )
+        except ValueError as error:
+            raise DataError(f"{self.folder / name} is no JSON: {error}") from None
 
     def free(self, subject: str | None) -> bool:
         """Whether no dev-only set has this subject."""
@@ -58,14 +91,14 @@ class Data:
             for row in self.rows(f"mquake/{name}.json"):
                 yield from (hop["subject"] for hop in row["requested_rewrite"])
         for path in sorted((self.folder / "pitfalls").glob("*.json")):
-            for row in json.loads(path.read_text(encoding="utf-8")):
+            for row in self.rows(f"pitfalls/{path.name}"):
                 if isinstance(row, dict):
                     for fact in (*row.get("triples", ()), *row.get("edits", ()), row.get("edit") or {}):
                         if fact:
                             yield fact["subject"]["label"]
         for path in sorted((self.folder / "canonical").glob("co*-val.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                statement = json.loads(line).get("statement", "")
+            for row in self.rows(f"canonical/{path.name}"):
+                statement = row.get("statement", "")
                 yield from re.findall(r"^The (?:CEO|capital) of (.+?) is ", statement)
 
 
@@ -165,18 +198,17 @@ def prompts_of(data: Data) -> dict[str, str]:
 def attack(data: Data, part: Part) -> Iterator[Case | None]:
     """Misinformation edits about everyday things: lower-case subjects, questions and their paraphrases (train only)."""
     for name in ("commonsense_868", "long_tail_100"):
-        with (data.folder / f"editing_attack/{name}.csv").open(encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if not data.free(row["subjects"]):
-                    continue
-                queries = [Query(row["questions"], "own"), Query(row["paraphrased_questions"], "paraphrase")]
-                half = chance(row["questions"])
-                edit: dict[str, Any] = {"statement": row["counterfacts"]}
-                if half < 0.6:
-                    edit |= {"prompt": row["questions"], "target": row["targets"]}
-                if half < 0.3:
-                    edit |= {"subject": row["subjects"]}
-                yield make("attack", queries, row["relations"], **edit)
+        for row in csv.DictReader(io.StringIO(data.text(f"editing_attack/{name}.csv"))):
+            if not data.free(row["subjects"]):
+                continue
+            queries = [Query(row["questions"], "own"), Query(row["paraphrased_questions"], "paraphrase")]
+            half = chance(row["questions"])
+            edit: dict[str, Any] = {"statement": row["counterfacts"]}
+            if half < 0.6:
+                edit |= {"prompt": row["questions"], "target": row["targets"]}
+            if half < 0.3:
+                edit |= {"subject": row["subjects"]}
+            yield make("attack", queries, row["relations"], **edit)
 
 
 def questions(data: Data, part: Part) -> list[tuple[str, tuple[str, ...]]]:

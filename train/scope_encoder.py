@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from memedit.encoder import Encoder, MiniLM, Named
+from memedit.memory.snapshot import write_durably
 from memedit.scope import SHIPPED
 from memedit.scope_eval.crowd import Remembered
 
@@ -26,7 +27,7 @@ def load_encoder(name: str, out: Path, source: str = "") -> Encoder:
 def write_encoder(folder: Path, source: str) -> None:
     """Hugging Face's layout, so that transformers and sentence-transformers load the folder too."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     files = Path(source) if source else _packaged()
     weights = load_file(files / "model.safetensors")
@@ -36,11 +37,11 @@ def write_encoder(folder: Path, source: str) -> None:
         if not k.startswith("pooler") and "position_ids" not in k
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    write_durably(folder / "model.safetensors", save(kept, metadata={"format": "pt"}))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copyfile(files / name, folder / name)
     for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
+        path.chmod(0o644)
 
 
 def _packaged() -> Path:

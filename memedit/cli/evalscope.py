@@ -138,7 +138,7 @@ def scope(
     from memedit.bench import machine
     from memedit.scope_eval import report as reports
     from memedit.scope_eval.goals import beside, goals
-    from memedit.scope_eval.session import Session
+    from memedit.scope_eval.session import Session, code_digest
 
     most = limit or None
     session = Session(Path(given), classifier, baselines, cache, device=device, minilm=minilm)
@@ -150,7 +150,8 @@ def scope(
             reached += beside(scored, ours.name, other.name)
     setting = {
         "command": _command(), "classifier": str(classifier or "shipped"), "fingerprint": session.fingerprint,
-        "data": given, "sets": list(dict.fromkeys(s.set for s in scored)), "sizes": list(sizes), "limit": most or "none",
+        "judging_code": code_digest(), "data": given, "sets": list(dict.fromkeys(s.set for s in scored)), "sizes": list(sizes),
+        "limit": most or "none",
         "seed": seed, "machine": machine(),
     }  # fmt: skip
     if json_file:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memedit.cli._group import Suggesting, counted, json_option, print_json, print_table
+from memedit.cli.transfer import DataFile
 from memedit.errors import MemeditError
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def train() -> None:
     "--data",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, dir_okay=False),
+    type=DataFile(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Examples, in any format that `import` reads; may be repeated.",
+    help="Examples, in any format that `import` reads, or a data set's name (hf:OWNER/NAME); may be repeated.",
 )
 @click.option(
     "--out",
@@ -53,8 +54,13 @@ def train() -> None:
 )
 @click.option("--format", "format_", metavar="NAME", help="The files' format.  [default: seen from the file]")
 @click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Leave out records that contradict others or can't be taken; each is named.",
+)
+@click.option(
     "--general",
-    type=click.Path(exists=True, dir_okay=False),
+    type=DataFile(exists=True, dir_okay=False),
     metavar="FILE",
     help="Questions that concern none of the facts: half to learn from, half for before and after.",
 )
@@ -99,7 +105,7 @@ def train() -> None:
 @click.option("--device", metavar="NAME", help="cpu, cuda, ...; a GPU is used where there is one.")
 @json_option
 def scope(
-    data: tuple[str, ...], out: Path, start: Path | None, format_: str | None, general: str | None, rounds: int,
+    data: tuple[str, ...], out: Path, start: Path | None, format_: str | None, skip_bad: bool, general: str | None, rounds: int,
     pairs: int | None, rate: float, held_out: float, seed: int, work: Path | None, fresh: bool, device: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
@@ -127,7 +133,7 @@ def scope(
 
     settings = FineTuning(
         data, out, start or SHIPPED, format_, general, rounds, pairs or 0, rate=rate, held_out=held_out, seed=seed,
-        work=work, device=device,
+        work=work, device=device, skip_bad=skip_bad,
     )  # fmt: skip
     try:
         result = fine_tune(settings, fresh)

@@ -24,7 +24,7 @@ _LABELS: dict[str, str | None] = {
     "neighbor_subj": "neighbour",
     "same_subj": "same_subject",
     "other topic": "general",
-    "Forgetfulness": None,  # names the edit's answer and asks for another: even people differ
+    "Forgetfulness": None,  # even people differ; but KnowEdit's, of one form, count: see `known.wiki`
 }
 _OF_KIND = {
     "edit": "own",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from memedit.scope_eval.cases import GENERAL as GENERAL_KINDS
 from memedit.scope_eval.run import Scored
 from memedit.scope_eval.scores import hit_at
 
@@ -54,7 +55,7 @@ def _limits(at: dict[str, dict[str, Any]], size: int) -> Iterator[dict[str, Any]
 
 
 def _general(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    found = [(row["rates"]["general"], row) for row in rows if "general" in row["rates"]]
+    found = [(rate, row) for row in rows if (rate := _general_rate(row)) is not None]
     if found:
         worst, row = max(found, key=lambda pair: pair[0])
         yield _entry(
@@ -62,6 +63,13 @@ def _general(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         )
         mean = sum(rate for rate, _ in found) / len(found)
         yield _entry("general questions that fire, mean of all sets and sizes", mean, GENERAL_MEAN, False)
+
+
+def _general_rate(row: dict[str, Any]) -> float | None:
+    """Of all questions about nothing in memory, users' and school mathematics alike, the share that fires."""
+    asked = {kind: row["queries"].get(kind, 0) for kind in GENERAL_KINDS if kind in row["rates"]}
+    count = sum(asked.values())
+    return sum(row["rates"][kind] * n for kind, n in asked.items()) / count if count else None
 
 
 def _together(at: dict[str, dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:

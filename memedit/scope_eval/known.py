@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from memedit.data import Case
+from memedit.data import Case, Query
 from memedit.data.fields import shared
 from memedit.data.knowedit import knowedit
 from memedit.data.mquake import mquake as mquake_case
@@ -47,7 +47,14 @@ def wiki(data: Public, name: str, aliases: bool = True) -> Iterator[ScopeCase]:
             edit = case.edit.updated(subject_aliases=found) if aliases else case.edit
         except EditError:
             continue
-        yield ScopeCase(replace(case, edit=edit), (subject, *found), form(prompt, [subject]), forms=True)
+        queries = tuple(_ruled_out(q) for q in case.queries)
+        case = replace(case, edit=edit, queries=queries)
+        yield ScopeCase(case, (subject, *found), form(prompt, [subject]), forms=True)
+
+
+def _ruled_out(query: Query) -> Query:
+    """A query "..., which is not X, is" asks for another answer than the edit's: out of scope, of the same subject."""
+    return replace(query, label="same_subject") if query.label == "Forgetfulness" else query
 
 
 def alias(prompt: str, subject: str, other: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import memedit
 from memedit.scope import SHIPPED, ScopeClassifier
 from memedit.scope_eval import sets as development
 from memedit.scope_eval.crowd import Bar, Remembered, RememberedPairs, Vectors
@@ -14,6 +15,7 @@ from memedit.scope_eval.judges import Classifier, Judge, baselines
 from memedit.scope_eval.public import Public
 from memedit.scope_eval.run import Scored, evaluate
 
+JUDGING = ("scope.py", "exclusion.py", "combiner.py", "wording.py", "pairs.py")
 Progress = Callable[[str], AbstractContextManager[Bar]]  # a bar with a title
 
 
@@ -81,6 +83,14 @@ class Session:
             + [t for t, _ in general]
         )
         self.queries.bar = None
+
+
+def code_digest() -> str:
+    """Of the code that judges, so that a table says which it was taken with: tables of other code are stale."""
+    digest = hashlib.sha256()
+    for name in JUDGING:
+        digest.update(Path(memedit.__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _digest(folder: Path) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from memedit.data import Case as Record
-from memedit.data import read_placed, read_prompts
+from memedit.data import hub, read_placed, read_prompts
 from memedit.data.own import SCOPE_KEYS
 from memedit.edit import Edit
 from memedit.errors import DataError
@@ -24,6 +25,7 @@ FEW_REFUSED = (
 FEWEST = 10  # edits; of fewer, none could be held apart
 HOW = '{"prompt": ..., "target": ..., "in_scope": [...], "out_of_scope": [...]}'
 NEAR = ("same_subject", "neighbour", "swapped")
+NAMED = 20  # bad records that a note names; of more it tells the number
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Examples:
 
 @dataclass
 class _Known:
-    """An edit as it was first met, with all queries of its rows by their plain words: (query, where)."""
+    """An edit as it was last met, with all queries of its rows by their plain words: (query, where)."""
 
     edit: Edit
     relation: str
@@ -55,21 +57,36 @@ class _Known:
     queries: dict[str, tuple[Query, str]] = field(default_factory=dict)
 
 
-def read_examples(paths: Sequence[str], format: str | None = None) -> Examples:
+@dataclass
+class _Reading:
+    """What the records so far hold.
+
+    Attributes:
+        known: edits by the plain words of their prompt or statement. asked: for the plain words of each query in scope
+            the edits that it is said to ask for.
+    """
+
+    known: dict[str, _Known] = field(default_factory=dict)
+    asked: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_examples(paths: Sequence[str], format: str | None = None, skip_bad: bool = False) -> Examples:
     """All cases of the files; repeats dropped and counted.
 
-    Rows with the same prompt (or statement) are one edit: what is in scope doesn't hang on the answer.
+    Rows with the same prompt (or statement) are one edit, which gives one answer; a query asks for one fact.
+
+    Args:
+        skip_bad: leave out records that can't be taken, or that contradict an earlier one or themselves, and name them.
 
     Raises:
-        DataError: a file that can't be read, a record that can't be taken, a query both in and out of scope of one edit,
-            too few edits, or no query of a class.
+        DataError: a file that can't be read, a record that can't be taken, two that contradict each other, too few
+            edits, or no query of a class.
     """
-    out = Examples()
-    known: dict[str, _Known] = {}
+    out, reading = Examples(), _Reading()
     for path in dict.fromkeys(paths):
         out.files[path] = sha256(path)
-        _read(path, format, known, out)
-    for one in known.values():
+        _read(path, format, reading, out, skip_bad)
+    for one in reading.known.values():
         queries = tuple(query for query, _ in one.queries.values())
         out.cases.append(Case(one.edit, queries, "own", one.relation))
     if out.repeated:
@@ -95,71 +112,139 @@ def general_of(path: str | None, taken: Sequence[Case]) -> tuple[list[str], list
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file's bytes.
+    """Of a file's bytes; of a data set on a hub, of its records.
 
     Raises:
         DataError: it can't be read.
     """
+    if hub.is_hub(path):
+        local = hub.named_file(str(path))
+        if local is not None:
+            return sha256(local)
+        digest = hashlib.sha256()
+        for _, record in hub.records(str(path)):
+            digest.update(json.dumps(record, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror or error}") from None
 
 
-def unchanged(files: dict[str, str]) -> None:
+def unchanged(files: Mapping[str, str], anew: str = "start anew with --fresh") -> None:
     """See that the files still are what they were.
+
+    Args:
+        anew: how to start anew, for the message.
 
     Raises:
         DataError: which one changed.
     """
     for path, digest in files.items():
         if sha256(path) != digest:
-            raise DataError(
-                f"{path} has changed since the training began; put it back as it was, or start anew with --fresh"
-            )
+            raise DataError(f"{path} has changed since the training began; put it back as it was, or {anew}")
 
 
 # ---------------------------------------------------------------- rows
 
 
-def _read(path: str, format: str | None, known: dict[str, _Known], out: Examples) -> None:
-    taken, refused = 0, []
+def _read(path: str, format: str | None, reading: _Reading, out: Examples, skip_bad: bool) -> None:
+    taken, refused, left_out = 0, [], []
     for place, record in read_placed(path, format)[1]:
         where = f"{path} {place}"
         if isinstance(record, DataError):
             refused.append(f"{where}: {str(record).removeprefix(f'{place}: ')}")
             continue
-        taken += 1
-        for number, edit in enumerate(record.edits):
-            queries = _queries(record, number, edit, where)
-            key = plain(edit.prompt or edit.statement)
-            one = known.get(key)
-            if one is None:
-                one = known[key] = _Known(_bare(edit), _relation(edit), where)
-            elif not queries:
-                out.repeated += 1
-            for query in queries:
-                _take(one, query, where, out)
+        try:
+            _take(record, where, reading, out)
+            taken += 1
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(f"{error}; mend it, or leave such records out with --skip-bad") from None
+            left_out.append(str(error))
+    if skip_bad:
+        left_out, refused = [*refused, *left_out], []
     if len(refused) > FEW_REFUSED * (taken + len(refused)):
         more = f" (and {len(refused) - 1:,} more such records)" if len(refused) > 1 else ""
-        raise DataError(f"{refused[0]}; mend the record or take it out{more}")
+        raise DataError(f"{refused[0]}; mend the record or take it out, or use --skip-bad{more}")
     if refused:
         out.notes.append(f"{len(refused):,} records were left out, the first: {refused[0]}")
+    out.notes += [f"left out: {said}" for said in left_out[:NAMED]]
+    if len(left_out) > NAMED:
+        out.notes.append(f"{path}: {len(left_out) - NAMED:,} more such records were left out")
 
 
-def _take(one: _Known, query: Query, where: str, out: Examples) -> None:
-    words = plain(query.text)
-    before = one.queries.get(words)
-    if before is None:
-        one.queries[words] = (query, where)
-    elif _side(before[0].kind) == _side(query.kind):
-        out.repeated += 1
-    else:
-        both = f"{where} and {before[1]}" if where != before[1] else where
+def _take(record: Record, where: str, reading: _Reading, out: Examples) -> None:
+    """All edits of a record with their queries, or nothing of it.
+
+    Raises:
+        DataError: it contradicts itself or an earlier record, or a list of queries is none.
+    """
+    found: list[tuple[str, Edit, dict[str, Query]]] = []
+    repeated = 0
+    for number, edit in enumerate(record.edits):
+        key, mine = plain(edit.prompt or edit.statement), dict[str, Query]()
+        one = reading.known.get(key)
+        _same_answer(edit, one, where)
+        queries = _queries(record, number, edit, where)
+        repeated += one is not None and not queries
+        for query in queries:
+            words = plain(query.text)
+            before, there = (mine[words], where) if words in mine else (
+                one.queries[words] if one and words in one.queries else (None, where)
+            )  # fmt: skip
+            if before is None:
+                mine[words] = query
+            elif _side(before.kind) == _side(query.kind):
+                repeated += 1
+            else:
+                both = f"{where} and {there}" if where != there else where
+                raise DataError(
+                    f"{both}: the query {query.text!r} is both {_side(before.kind)} and {_side(query.kind)} "
+                    f"of the edit {edit.statement!r}"
+                )
+        _asked_for_once(key, edit, mine, where, reading)
+        found.append((key, edit, mine))
+    out.repeated += repeated
+    for key, edit, mine in found:
+        one = reading.known.setdefault(key, _Known(_bare(edit), _relation(edit), where))
+        if one.where == where:  # of one record made in order the last answer stands
+            one.edit = _bare(edit)
+        one.queries.update((words, (query, where)) for words, query in mine.items())
+        for words, query in mine.items():
+            if query.kind in IN_SCOPE:
+                reading.asked.setdefault(words, []).append(key)
+
+
+def _same_answer(edit: Edit, one: _Known | None, where: str) -> None:
+    """See that an edit gives the answer that its prompt had before, unless it is a further one ("keep_both")."""
+    if one is None or edit.extra.get("keep_both") is True:
+        return
+    before, now = (f"the target {e.target!r}" if e.target else "no target" for e in (one.edit, edit))
+    if plain(one.edit.target or "") != plain(edit.target or ""):
         raise DataError(
-            f"{both}: the query {query.text!r} is both {_side(before[0].kind)} and {_side(query.kind)} "
-            f"of the edit {one.edit.statement!r}; take it out of one list"
+            f"{where} and {one.where}: {edit.prompt or edit.statement!r} has {now} here and {before} there"
         )
+
+
+def _asked_for_once(
+    key: str, edit: Edit, queries: Mapping[str, Query], where: str, reading: _Reading
+) -> None:
+    """See that no query in scope of an edit is in scope of another fact too."""
+    for words, query in queries.items():
+        for other in reading.asked.get(words, ()) if query.kind in IN_SCOPE else ():
+            one = reading.known[other]
+            if other != key and not _one_fact(edit, one.edit):
+                raise DataError(
+                    f"{where} and {one.queries[words][1]}: the query {query.text!r} is in scope of two facts, "
+                    f"{edit.statement!r} and {one.edit.statement!r}"
+                )
+
+
+def _one_fact(edit: Edit, other: Edit) -> bool:
+    """Whether two edits may be one fact in two wordings: of one subject, with one answer."""
+    answers = {plain(e.target or "") for e in (edit, other)}
+    return len(answers) == 1 and "" not in answers and plain(edit.subject or "") == plain(other.subject or "")
 
 
 def _side(kind: str) -> str:

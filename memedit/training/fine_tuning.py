@@ -50,7 +50,8 @@ class FineTuning:
 
     Attributes:
         data: files of examples. out: folder for the classifier. start: folder of the one to begin with. format: of the
-            files, see `memedit.data.NAMES`. general: a file of general questions. pairs: of each round; 0 for as many as
+            files, see `memedit.data.NAMES`. skip_bad: leave out contradictory records.
+        general: a file of general questions. pairs: of each round; 0 for as many as
             the examples are worth. held_out: share of the edits for before and after. work: folder for checkpoints.
     """
 
@@ -67,6 +68,7 @@ class FineTuning:
     seed: int = 1
     work: Path | None = None
     device: str | None = None
+    skip_bad: bool = False
 
     @property
     def folder(self) -> Path:
@@ -112,13 +114,14 @@ def fine_tune(settings: FineTuning, fresh: bool = False) -> Result | None:
     if number:
         try:
             _together(count)
-            _Job(settings, read_examples(settings.data, settings.format)).train(Progress(quiet=True), None)
+            examples = read_examples(settings.data, settings.format, settings.skip_bad)
+            _Job(settings, examples).train(Progress(quiet=True), None)
         except RuntimeError:  # the first process has stopped, and says why
             sys.exit(1)
         return None
     check_out(settings.out, settings.start, settings.folder)
     with _alone(settings.folder):
-        examples = read_examples(settings.data, settings.format)
+        examples = read_examples(settings.data, settings.format, settings.skip_bad)
         job = _Job(settings, examples)
         done = _finished(settings, job.digest)
         if done and not fresh and count == 1:

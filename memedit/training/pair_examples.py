@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -60,6 +62,21 @@ class Pool:
         for i, example in enumerate(self.examples):
             self._groups[example.kind, example.source].append(i)
         self.names = sorted({case.edit.subject or case.about for case in cases} - {""})
+
+    def digest(self) -> str:
+        """Of all texts and labels, and of how many pairs there are.
+
+        Of strangers only the queries count: which near edits they get hangs on the last digits of cosines, which
+        another number of threads may change.
+        """
+        own = [
+            (e.query, e.edit.statement, e.label, e.kind, e.source)
+            for e in self.examples
+            if e.kind != "stranger"
+        ]
+        asked = sorted({e.query for e in self.examples if e.kind == "stranger"})
+        text = json.dumps([len(self.examples), own, asked])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def draw(self, count: int, rng: random.Random, outside: bool = False) -> list[int]:
         """Places of about `count` pairs by SHARES, a source by the root of its pairs; with `outside` only such as

@@ -291,7 +291,7 @@ class PairTraining:
     def _about(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to fit; the rate may be another, after a loss that is no number."""
         about = {k: v for k, v in asdict(self.settings).items() if k not in ("every", "rate")}
-        return about | {"pool": len(self.pool.examples), "encoder": self.encoder.digest}
+        return about | {"pool": self.pool.digest(), "encoder": self.encoder.digest}
 
 
 def sides_of(marker: Marker, example: Example) -> tuple[Side, Side]:
