@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from memedit.edit import Edit
-from memedit.subjects import find
+from memedit.subjects import COMMON, find
 
 _NOT = r"(?:is|are|was|were|does|did|has|have|had)(?:\s+not|n['’]t)"
 _BUT = r"other\s+than|besides|except(?:ing)?(?:\s+for)?|apart\s+from|aside\s+from|excluding|not\s+counting|not\s+including"
@@ -23,6 +23,14 @@ _YES_OR_NO = re.compile(
 _PASSIVE = re.compile(r"\b([^\W\d_]{3,})\s+by\b", re.IGNORECASE)
 _NEXT = re.compile(r"\s+([^\W\d_]{3,})\b(?!\s+by\b)")
 _BEFORE = re.compile(r"\b([^\W\d_]{3,})\s+(?:the\s+)?$")
+
+
+def _stem(verb: str) -> str:
+    """follow, of follows, followed and following."""
+    return re.sub(r"(?:ing|ed|es|s|d|e)$", "", verb.casefold())
+
+
+_NO_VERBS = {_stem(word) for word in COMMON}  # was, for, does: they stand beside a subject whatever is done
 
 
 def rules_out(query: str, edit: Edit) -> bool:
@@ -69,12 +77,7 @@ def _roles(text: str, edit: Edit) -> dict[str, set[str]]:
         for found, role in ((_NEXT.match(text, end), "does"), (_BEFORE.search(text[:start]), "is done")):
             if found:
                 out.setdefault(_stem(found[1]), set()).add(role)
-    return out
-
-
-def _stem(verb: str) -> str:
-    """follow, of follows, followed and following."""
-    return re.sub(r"(?:ing|ed|es|s|d|e)$", "", verb.casefold())
+    return {verb: roles for verb, roles in out.items() if verb not in _NO_VERBS}
 
 
 def _begins(text: str, answer: str) -> bool:

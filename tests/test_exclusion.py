@@ -84,6 +84,8 @@ def test_nor_that_of_a_passive_as_its_active(query):
         ("Dune was written by", "Dune follows"),
         ("The mayor of Dune is", "Dune is governed by"),
         ("Emma is owned by Dune and", "What does Dune own?"),
+        ("What company was Dune released by?", "The production company for Dune was what?"),
+        ("The song Dune was by whom?", "The song Dune was performed by whom?"),
     ],
 )
 def test_other_words_for_the_same_are_not_turned_round(prompt, query):
