@@ -28,6 +28,7 @@ made knowedit eval --data "$data/knowedit/wiki_counterfact_train.json" --data "$
 made zsre eval --data "$data/zsre/zsre_mend_train-1k.json" --split dev --skip-bad --method ice,serac,oracle
 made mquake eval --data "$data/mquake/mquake_hard_dev.json" --data "$data/mquake/mquake_stubborn2_dev.json" --limit 150 \
   --questions 3 --no-forced --method mello,ice,oracle
+# not in this folder yet
 made methods eval --data "$data/knowedit/wiki_counterfact_train.json" --split dev --limit 60 --max-new-tokens 32 \
   --sampled 100 --method ice,ike,serac,rome,memit,ft-m,lora,mend,grace --set ike.k=8
 made pitfalls eval pitfalls --data "$data/pitfalls" --limit 50
