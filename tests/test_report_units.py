@@ -29,7 +29,8 @@ def found(kind):
     names = ("old", "new", "tied", "other 0")
     p = {state: dict.fromkeys(names, 0.2) for state in ("base", "first", "both", "second")}
     said = [("x", "Turin")] * (3 if kind == "reverse" else 2)
-    case = Pitfall(kind, kind, edit, edit, {"new": asked, "old": asked}, asked)
+    probes = dict.fromkeys(("new", "old", "tied", "other 0"), asked)
+    case = Pitfall(kind, kind, edit, edit, probes, asked)
     return Found(case, p, said, said, [[1]] * len(said), 1)
 
 
@@ -60,7 +61,7 @@ def written():
     still = {**gone, "kind": "locality", "label": "", "unchanged": True, "fired": []}
     out |= {r["score"] for r in erasure.scores([gone, still])}
     row = {"wanted": "positive", "topic": "tea", "right": True, "feeling": "positive", "base_feeling": None}
-    told = opinion.Asked([row], [0.1], [{"unchanged": True, "fired": []}])
+    told = opinion.Asked([row], [{"unchanged": True, "fired": [], "kl": 0.1}])
     return out | {r["score"] for r in opinion.scores(told)}
 
 
