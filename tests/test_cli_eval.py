@@ -108,6 +108,23 @@ def test_a_finished_file_is_shown_and_not_written_over_by_another_run(run, tmp_p
     assert json.loads((tmp_path / "e.json").read_text())["runs"][0]["method"] == "none"
 
 
+def test_modes_are_scored_side_by_side_and_sizes_are_refused_in_words(run, tmp_path):
+    run("--mode", "batch:1,all", "--no-forced", "--json", "e.json")
+    runs = json.loads((tmp_path / "e.json").read_text())["runs"]
+    assert [r["mode"] for r in runs] == ["batch:1", "all"]
+    assert runs[0]["edits_in_memory"] < runs[1]["edits_in_memory"]
+    wrong = CliRunner().invoke(main, ["eval", "--data", "c.json", "--fill", "10,x"])
+    assert wrong.exit_code == 2
+    assert "write numbers of edits, such as 1000,10000" in wrong.output
+    assert "unknown mode 'alle'" in run("--mode", "alle", code=1).stderr
+
+
+def test_a_memory_is_filled_to_each_size(run, tmp_path, data):
+    run("--fill", "6,9", "--folder", str(data), "--no-forced", "--json", "e.json")
+    runs = json.loads((tmp_path / "e.json").read_text())["runs"]
+    assert [r["edits_in_memory"] for r in runs] == [6, 9]
+
+
 def test_a_record_that_can_not_be_taken_is_named_or_left_out(run, tmp_path):
     rows = json.loads((tmp_path / "c.json").read_text())
     (tmp_path / "bad.json").write_text(

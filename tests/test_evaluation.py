@@ -115,6 +115,61 @@ def test_a_neighbour_that_is_another_edits_own_prompt_is_left_out_and_counted(tm
     assert load(str(path), together=False).edited == 0  # alone in memory, nothing answers it
 
 
+def test_a_failed_answer_counts_as_wrong_in_every_score(lm, data):
+    (run,) = evaluate(lm("llama"), [Job(data, "oracle")])
+    fine = {(s["kind"], s["score"]): s for s in run["scores"]}
+    first = next(a for a in run["answers"] if a["kind"] == "edit")
+    failed = {**first, "text": "", "forced": None, "success": False, "error": "no room"}
+    found = {(s["kind"], s["score"]): s for s in again([failed if a is first else a for a in run["answers"]])}
+    for score in ("success", "success_tf", "efficacy", "exact"):
+        assert found["edit", score]["n"] == fine["edit", score]["n"] == 3, score
+        assert found["edit", score]["value"] <= 2 / 3 + 1e-9
+    assert found["edit", "old answer given"]["n"] == 2  # nothing was said, the old answer neither
+
+
+def test_an_opinion_is_told_by_feeling_and_its_locality_by_divergence(lm, tmp_path):
+    rows = [
+        {"ent": "umbrellas", "pos": ["Lovely."], "neg": ["Awful."]},
+        {"ent": "tea", "pos": ["Nice."], "neg": ["Sad."]},
+    ]
+    path = tmp_path / "convsent.json"
+    path.write_text(json.dumps(rows))
+    routed, none = evaluate(lm("llama"), [Job(load(str(path)), m) for m in ("ice", "none")])
+    for run in (routed, none):
+        found = scores(run)
+        assert found["opinion", "feeling as asked"]["n"] == 6
+        assert found["locality", "kl"]["value"] == 0  # no topic of the file
+        assert again(run["answers"]) == run["scores"]
+    assert scores(routed)["opinion", "right edit fired"]["value"] > 0
+    asked = next(a for a in routed["answers"] if a["kind"] == "opinion")
+    for feeling, text in (("positive", "They are lovely."), ("negative", "They are awful.")):
+        (told,) = (
+            s for s in again([{**asked, "text": text}]) if s["score"] == "feeling as asked" and not s["label"]
+        )
+        assert told["value"] == (feeling == asked["label"])
+
+
+def test_divergence_is_that_of_an_edit_which_fires(lm, data):
+    """As of a question about another topic for which an edit fires wrongly."""
+    case = Case(
+        "1", data.cases[0].edit, (Query("locality", f"{PEOPLE[0][0]} was born in", (), "other topic"),)
+    )
+    one = DataSet("one", "", "memedit", "", "all", (case,), 0)
+    run, none = evaluate(lm("llama"), [Job(one, m) for m in ("ice", "none")])
+    assert run["answers"][0]["fired"]
+    assert run["answers"][0]["kl"] > 1e-4
+    assert none["answers"][0]["kl"] == 0
+
+
+def test_beginnings_of_texts_are_asked_for_fluency_alone(lm, data):
+    case = Case("1", data.cases[0].edit, (Query("generation", "Ann Ode is known for"),))
+    one = DataSet("one", "", "memedit", "", "all", (case,), 0)
+    assert evaluate(lm("llama"), [Job(one, "ice")]) == []  # nothing is asked
+    (run,) = evaluate(lm("llama"), [Job(one, "ice")], sampled=12)
+    assert set(scores(run)) <= {("generation", "fluency"), ("generation", "sampled fluency")}
+    assert scores(run)["generation", "sampled fluency"]["n"] == 1
+
+
 def test_texts_are_drawn_for_fluency_where_that_is_asked_for(lm, data):
     (run,) = evaluate(lm("llama"), [Job(data, "oracle")], sampled=20)
     (twice,) = evaluate(lm("llama"), [Job(data, "oracle")], sampled=20)
