@@ -135,6 +135,16 @@ class _AllRows:
         return said[own] if isinstance(said, torch.Tensor) and said.dim() else said
 
 
+def in_order(parts: Sequence[tuple[list[int], list[Any]]]) -> list[Any]:
+    """Values of (rows, values) parts in the order of the rows; with num_return_sequences a row's several stay together."""
+    out: dict[int, list[Any]] = {}
+    for rows, values in parts:
+        returned = len(values) // len(rows)
+        for position, i in enumerate(rows):
+            out[i] = values[position * returned : (position + 1) * returned]
+    return [value for i in sorted(out) for value in out[i]]
+
+
 def joined(parts: Parts, prompts: int, pad: int, beams: int = 1) -> Any:
     """What `generate` would have given for all rows at once: ids, or its dictionary; rows in the caller's order.
 

@@ -14,7 +14,7 @@ from memedit import batches
 from memedit.asked import Asked, Talks, routed
 from memedit.chat import NO_MESSAGES, Conversation, conversations_in, is_messages
 from memedit.errors import ModelError
-from memedit.explanation import Explanation
+from memedit.explanation import Explanation, explained
 from memedit.kept import MemoryPatches
 from memedit.knowing import Knowing, Settings
 from memedit.lm import HFModel, Score
@@ -300,25 +300,7 @@ class EditedModel:
         Raises:
             ModelError: several sequences are asked for.
         """
-        if batches.setting("num_return_sequences", options, self.generation_config) not in (None, 1):
-            raise ModelError("explain shows one answer: leave num_return_sequences out")
-        (route,) = self.route([prompt], at)
-        (base,) = self.base.generate([prompt], **options)
-        if not route.fired:
-            return Explanation(route, prompt, base, base)
-        talks = self.asked.in_texts([prompt])
-        with self.knowing([[c.edit for c in route.edits]], talks, [route.at]) as lm:
-            (text,) = lm.generate([prompt], **options)
-        (read,) = lm.read
-        before = prompt.rfind(talks[0].turns[talks[0].last].text) if talks[0] else 0
-        return Explanation(
-            route,
-            prompt[: max(before, 0)] + read.text + prompt[max(before, 0) :],
-            base,
-            text,
-            tuple(piece.text for piece in read.left_out),
-            read.steps,
-        )
+        return explained(self, prompt, at, **options)
 
     def knowing(
         self,
@@ -372,14 +354,7 @@ class EditedModel:
                 [routes[i].at for i in edited],
             ) as lm:
                 parts.append((edited, answer(edited, lm)))
-        out: dict[int, list[Any]] = {}
-        for rows, values in parts:
-            returned = len(values) // len(
-                rows
-            )  # num_return_sequences: several values of one prompt stay together
-            for position, i in enumerate(rows):
-                out[i] = values[position * returned : (position + 1) * returned]
-        return [value for i in range(len(routes)) for value in out[i]]
+        return batches.in_order(parts)
 
     def _generate_ids(
         self,

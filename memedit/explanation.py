@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+from memedit import batches
+from memedit.errors import ModelError
 from memedit.router import Route
+
+if TYPE_CHECKING:
+    from memedit.edited import EditedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +52,20 @@ class Explanation:
         lines += [f"  left out: {text.strip()}" for text in self.left_out]
         lines += [f"  step: {step}" for step in self.steps]
         return "\n".join([*lines, "read:", *(f"  {line}" for line in self.read.splitlines())])
+
+
+def explained(model: EditedModel, prompt: str, at: str | datetime | None, **options: Any) -> Explanation:
+    """As `EditedModel.explain` says."""
+    if batches.setting("num_return_sequences", options, model.generation_config) not in (None, 1):
+        raise ModelError("explain shows one answer: leave num_return_sequences out")
+    (route,) = model.route([prompt], at)
+    (base,) = model.base.generate([prompt], **options)
+    if not route.fired:
+        return Explanation(route, prompt, base, base)
+    talks = model.asked.in_texts([prompt])
+    with model.knowing([[c.edit for c in route.edits]], talks, [route.at]) as lm:
+        (text,) = lm.generate([prompt], **options)
+    (read,) = lm.read
+    before = max(0, prompt.rfind(talks[0].turns[talks[0].last].text)) if talks[0] else 0
+    given = prompt[:before] + read.text + prompt[before:]
+    return Explanation(route, given, base, text, tuple(piece.text for piece in read.left_out), read.steps)

@@ -41,10 +41,7 @@ def load(
     on_cpu, more = str(device).startswith("cpu"), {}
     if dtype in ("8bit", "4bit"):
         more["quantization_config"] = _bits(str(dtype), on_cpu)
-        device_map, dtype = (
-            device_map or {"": device},
-            None,
-        )  # such layers can't be moved once they are loaded
+        device_map, dtype = device_map or {"": device}, None  # once loaded, such layers can't be moved
     if dtype is None:
         dtype = torch.float32 if on_cpu else "auto"
     elif isinstance(dtype, str) and dtype != "auto":
@@ -80,7 +77,7 @@ def _bits(dtype: str, on_cpu: bool) -> Any:
     """How bitsandbytes stores the linear layers: LLM.int8 (arXiv 2208.07339), or QLoRA's 4-bit NormalFloat (2305.14314).
 
     Raises:
-        ModelError: it is not installed.
+        ModelError: it is not installed, or accelerate, which places such layers, isn't.
     """
     import logging
     import warnings
@@ -88,8 +85,10 @@ def _bits(dtype: str, on_cpu: bool) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(f"dtype {dtype} needs bitsandbytes: pip install 'memedit[quant]', or take bfloat16")
+    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        needed = " and ".join(missing)
+        raise ModelError(f"dtype {dtype} needs {needed}: pip install 'memedit[quant]', or take bfloat16")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which kernels it would like to have
     if dtype == "8bit":
         warnings.filterwarnings(

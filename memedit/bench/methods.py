@@ -173,16 +173,15 @@ def methods(
         found = measure(base, name, cases, (settings or {}).get(name), progress)
         goals = GOALS.get(name, (None, None, None)) if model == "base" else (None, None, None)
         detail = f"{len(cases)} facts that the base knows, each edit alone, greedy, no router; {found['refused']} refused"
-        for score, goal in zip(("es", "gen", "neighbours"), goals, strict=True):
+        for score, goal in zip(SCORES, goals, strict=True):
             if found[score] is not None:
-                out.append(
-                    _at_least(f"{name}: {score}", found[score], goal, f"n = {found[f'n_{score}']}; {detail}")
-                )
+                out.append(_at_least(name, score, found[score], goal, found[f"n_{score}"], detail))
         cost = f"processor time, median; slowest {found['slowest']:.2f} s; {found['size']:,} bytes a patch"
         limit_s = SECONDS if model == "base" and found["seconds"] else None
         out.append(
             {
-                "claim": f"{name}: processor time for an edit", "value": found["seconds"], "unit": "s",
+                "claim": f"{name}: processor time for an edit", "method": name, "score": "seconds",
+                "value": found["seconds"], "unit": "s",
                 "limit": "" if limit_s is None else f"<= {limit_s:g} s",
                 "met": None if limit_s is None else found["seconds"] <= limit_s, "detail": cost,
                 "slowest": found["slowest"], "size": found["size"], "refused": found["refused"],
@@ -191,21 +190,20 @@ def methods(
     return out
 
 
-HEADS = ("method", "es", "gen", "neighbours", "s an edit", "slowest", "bytes", "refused")
+SCORES = ("es", "gen", "neighbours")
+HEADS = ("method", *SCORES, "s an edit", "slowest", "bytes", "refused")
 
 
 def table(entries: Sequence[Entry]) -> list[list[str]]:
     """A row for each method under HEADS; a goal stands behind its number, with a mark where it is missed."""
     rows: dict[str, dict[str, Entry]] = {}
     for one in entries:
-        name, _, what = one["claim"].partition(": ")
-        rows.setdefault(name, {})[what] = one
+        rows.setdefault(one["method"], {})[one["score"]] = one
     out = []
     for name, found in rows.items():
-        cost = next(e for what, e in found.items() if what not in HEADS)
-        scores = [found.get(what) for what in HEADS[1:4]]
+        cost = found["seconds"]
         more = [f"{cost['value']:.2f}", f"{cost['slowest']:.2f}", f"{cost['size']:,}", f"{cost['refused']}"]
-        out.append([name, *map(_with_goal, scores), *more])
+        out.append([name, *(_with_goal(found.get(score)) for score in SCORES), *more])
     return out
 
 
@@ -213,14 +211,14 @@ def _with_goal(one: Entry | None) -> str:
     if one is None:
         return ""
     goal = f" ({one['limit'].removesuffix(' %')}{'' if one['met'] else ', MISSED'})" if one["limit"] else ""
-    asked = one["detail"].partition(";")[0].removeprefix("n = ")
-    return f"{one['value']:.1f}{goal} n {asked}"
+    return f"{one['value']:.1f}{goal} n {one['n']}"
 
 
-def _at_least(claim: str, value: float, goal: float | None, detail: str) -> Entry:
+def _at_least(name: str, score: str, value: float, goal: float | None, n: int, detail: str) -> Entry:
     return {
-        "claim": claim, "value": value, "unit": "%", "limit": "" if goal is None else f">= {goal:g} %",
-        "met": None if goal is None else value >= goal, "detail": detail,
+        "claim": f"{name}: {score}", "method": name, "score": score, "n": n, "value": value, "unit": "%",
+        "limit": "" if goal is None else f">= {goal:g} %", "met": None if goal is None else value >= goal,
+        "detail": f"n = {n}; {detail}",
     }  # fmt: skip
 
 

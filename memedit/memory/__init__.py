@@ -13,13 +13,15 @@ index.py       nearest vectors: the interface, and FAISS      torch_index.py  th
 live.py        the index kept level with SQLite, and searched      snapshot.py  its file
 suspects.py    which edits are looked at for a conflict
 patches.py     what methods prepared      health.py  numbers and problems
-care.py        EditMemory looking after itself      backup.py  backup, restore, compact
+care.py        EditMemory looking after itself      backup.py  backup and restore
+compaction.py  giving back space
 repair.py      a new database from a damaged one      salvage.py, pages.py, wal.py  what can be read of it
 reconcile.py   what the rows that were read mean together
 """
 
-from memedit.memory.backup import Compacted, Copied
+from memedit.memory.backup import Copied
 from memedit.memory.care import repair_memory, restore
+from memedit.memory.compaction import Compacted
 from memedit.memory.memory import DEFAULT_METHOD, EditMemory
 from memedit.memory.records import Added, Conflict, Encoder, Near, Operation, Purged, Record, Version
 from memedit.memory.rules import conflicting, replayable, supersedes

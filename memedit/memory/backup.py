@@ -1,4 +1,4 @@
-"""A copy of a memory while it is in use, its way back, and giving back space.
+"""A copy of a memory while it is in use, and its way back.
 
 A backup is a folder that opens as a memory, written beside and moved into place: whole, or not there.
 """
@@ -17,10 +17,11 @@ from pathlib import Path
 
 from memedit.errors import MemoryBusy, MemoryError_
 from memedit.memory import wal
+from memedit.memory.compaction import abandoned, size, sweep
 from memedit.memory.migrations import SCHEMA
 from memedit.memory.patches import FOLDER, path_of
 from memedit.memory.repair import replaced
-from memedit.memory.snapshot import ABANDONED, sync_folder, write_durably
+from memedit.memory.snapshot import sync_folder, write_durably
 from memedit.memory.store import FILE, Store
 
 Progress = Callable[[int, int], None]
@@ -44,22 +45,6 @@ class Copied:
     edits: int
     operations: int
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Compacted:
-    """What `compact` did: bytes of the memory's folder before and after.
-
-    Attributes:
-        vectors: how many were dropped because no edit has their content. files: how many, that belonged to
-            nothing. waits: a reader kept the log from being emptied; the last one that closes does it.
-    """
-
-    before: int
-    after: int
-    vectors: int
-    files: int
-    waits: bool
 
 
 def backup(store: Store, target: Path, *, force: bool = False, progress: Progress | None = None) -> Copied:
@@ -140,48 +125,6 @@ def restore(
                 _drop(db.conn, _copy_files(source, target, copy))
             sweep(store)
     return _measured(target)
-
-
-def sweep(store: Store) -> int:
-    """Remove files that belong to nothing: patches of no edit, and what killed processes were writing."""
-    swept = 0
-    with store.writing() as db:  # while this holds, nobody writes a patch
-        known = {f"{key}.safetensors" for (key,) in db.execute("SELECT key FROM patches")}
-        for path in [*(store.folder / FOLDER).glob("*")]:
-            if path.is_file() and path.name not in known:
-                path.unlink(missing_ok=True)
-                swept += 1
-    for path in [*store.folder.glob("*.tmp"), *store.folder.glob(".repair-*")]:
-        with suppress(OSError):
-            if _abandoned(path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                swept += 1
-    return swept
-
-
-def compact(store: Store) -> tuple[int, bool]:
-    """Drop vectors that no edit needs, and write the database anew without holes.
-
-    Returns:
-        How many vectors, and whether a reader kept the log from being emptied.
-
-    Raises:
-        MemoryBusy: another process writes. MemoryError_: there is no room for the copy that this needs.
-    """
-    with store.writing() as db:
-        gone = "DELETE FROM vectors WHERE hash NOT IN (SELECT hash FROM edits)"
-        dropped = db.execute(gone).rowcount
-    store.rewrite()
-    return dropped, not store.empty_log(wait=0.5)
-
-
-def size(folder: Path) -> int:
-    """Bytes of all files in a folder, but for what SQLite shares between processes."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # gone meanwhile
-            total += path.stat().st_size if path.is_file() and not path.name.endswith("-shm") else 0
-    return total
 
 
 # -- the database
@@ -372,12 +315,8 @@ def _move(made: Path, where: Path) -> None:
     sync_folder(where.parent)
     shutil.rmtree(old, ignore_errors=True)
     for left in [*where.parent.glob(f".{where.name}.*.part"), *where.parent.glob(f".{where.name}.*.old")]:
-        if _abandoned(left):  # by a process that was killed
+        if abandoned(left):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _abandoned(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > ABANDONED
 
 
 def _measured(folder: Path) -> Copied:

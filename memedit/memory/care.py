@@ -11,8 +11,9 @@ import numpy as np
 
 from memedit.errors import EncoderMismatch
 from memedit.memory import backup as copies
-from memedit.memory import health, purge, reading, repair, writing
-from memedit.memory.backup import Compacted, Copied
+from memedit.memory import compaction, health, purge, reading, repair, writing
+from memedit.memory.backup import Copied
+from memedit.memory.compaction import Compacted
 from memedit.memory.live import LiveIndex
 from memedit.memory.records import Encoder
 from memedit.memory.store import Store
@@ -86,11 +87,11 @@ class Care:
         Raises:
             MemoryBusy: another process writes. MemoryError_: there is no room for the copy that this needs.
         """
-        before = copies.size(self._store.folder)
-        dropped, waits = copies.compact(self._store)
-        swept = copies.sweep(self._store)
+        before = compaction.size(self._store.folder)
+        dropped, waits = compaction.compact(self._store)
+        swept = compaction.sweep(self._store)
         self._write_index()
-        return Compacted(before, copies.size(self._store.folder), dropped, swept, waits)
+        return Compacted(before, compaction.size(self._store.folder), dropped, swept, waits)
 
     def mend(self, progress: Progress | None = None) -> list[str]:
         """Make good whatever can be derived: vectors that are missing or damaged, lists, patches, the index.
@@ -117,7 +118,7 @@ class Care:
                     done.append(f"encoded {len(bare):,} edits whose vectors were missing or damaged")
         except EncoderMismatch as error:
             done.append(f"{len(bare):,} edits have no vectors and can't be found: {error}")
-        if swept := copies.sweep(self._store):
+        if swept := compaction.sweep(self._store):
             done.append(f"removed {swept:,} files that belonged to nothing")
         self._write_index()
         return [*done, "made the index anew"]
