@@ -14,10 +14,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memedit.adapter import weights_hash
 from memedit.errors import DataError
+from memedit.loading import PRETRAINED
 
 FORMAT = 1
+# Shipped models beside the base, which has a digest of its own.
+DECIDING = ("scope", "counterfactual", "mend")
 Entry = dict[str, Any]
+
+
+def shipped() -> str:
+    """A digest of the shipped models that routes and methods ask: with others the same command gives other answers."""
+    folders = (PRETRAINED / name for name in DECIDING)
+    return hashlib.sha256("".join(map(weights_hash, folders)).encode()).hexdigest()
 
 
 class Record:
