@@ -1,7 +1,8 @@
 """A model that is shipped as low-rank factors beside the base they fit: read, checked, added to a copy of its weights.
 
 A folder holds ``adapter.json`` (the base's name or folder, the SHA-256 of its weights, the scale) and ``adapter.safetensors``
-with ``{module}.down`` (rank, in) and ``{module}.up`` (out, rank) for each linear module: W' = W + scale * up @ down.
+with ``{module}.down`` (rank, in) and ``{module}.up`` (out, rank) for each linear module: W' = W + scale * up @ down. It may
+hold ``pointer.*`` too, the weights of a `Pointer`: what the model has read may then be copied.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from memedit.loading import find_model, load
 if TYPE_CHECKING:
     import torch
 
-CONFIG, WEIGHTS, FORMAT = "adapter.json", "adapter.safetensors", 1
+CONFIG, WEIGHTS, FORMAT = "adapter.json", "adapter.safetensors", 2
+_POINTER = "pointer."
+_KNOWN = (1, FORMAT)  # a folder of format 1 has no pointer
 
 
 def is_adapter(folder: Path) -> bool:
@@ -43,6 +46,8 @@ def load_adapted(
     """
     import torch
 
+    from memedit.pointer import Pointer, attach
+
     about, factors = _read(folder)
     where = Path(find_model(str(about["base"])))
     if not where.is_dir():
@@ -55,7 +60,8 @@ def load_adapted(
             "reinstall memedit, or train it anew with `python train/counterfactual.py`"
         )
     model, tokenizer = load(str(where), None, device, dtype, None, False)
-    modules = {name.rpartition(".")[0] for name in factors}
+    copying = {n.removeprefix(_POINTER): t for n, t in factors.items() if n.startswith(_POINTER)}
+    modules = {name.rpartition(".")[0] for name in factors if not name.startswith(_POINTER)}
     for name in sorted(modules):
         try:
             weight = model.get_submodule(name).weight
@@ -67,6 +73,11 @@ def load_adapted(
             raise ModelError(
                 f"{folder / WEIGHTS} does not fit its base at {name!r}: get the folder anew"
             ) from error
+    if copying:
+        try:
+            attach(model, Pointer.from_tensors(copying))
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(f"{folder / WEIGHTS} holds no whole pointer: get the folder anew") from error
     return model, tokenizer
 
 
@@ -76,7 +87,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
     try:
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        known = about["format"] == FORMAT and {"base", "base_sha256", "scale"} <= about.keys()
+        known = about["format"] in _KNOWN and {"base", "base_sha256", "scale"} <= about.keys()
         factors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(

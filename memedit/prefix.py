@@ -120,7 +120,10 @@ def fill(cache: Any, prefixes: Sequence[Layers]) -> Tensor:
         The mask of what is in the cache, (rows, longest).
     """
     import torch
+    from transformers.cache_utils import DynamicLayer
 
+    while len(cache.layers) < len(prefixes[0]):  # a layer that is not the model's own, as a pointer's keys
+        cache.layers.append(DynamicLayer())
     lengths = [layers[0][0].shape[2] for layers in prefixes]
     width = max(lengths)
     alike = all(layers is prefixes[0] for layers in prefixes)

@@ -32,6 +32,7 @@ from counterfactual_writer import REFUSAL, Texts  # noqa: E402
 
 from memedit.edit import Edit  # noqa: E402
 from memedit.methods import load_method  # noqa: E402
+from memedit.pointer import Pointer, attach  # noqa: E402
 
 pytestmark = pytest.mark.data
 
@@ -50,14 +51,9 @@ def settings(data: Path, sources: Sources, tmp_path_factory: pytest.TempPathFact
 
     def make(run: str, **changed: Any) -> job.Settings:
         sizes = {
-            "steps": 8,
-            "documents": 6,
-            "rank": 2,
-            "rate": 0.02,
-            "save_every": 2,
-            "probe_every": 0,
+            "steps": 8, "pointer_steps": 4, "documents": 6, "rank": 2, "rate": 0.02, "save_every": 2, "probe_every": 0,
             "focus_from": 4,
-        }
+        }  # fmt: skip
         return job.Settings(
             data=str(data), base=str(shared / "base"), run=str(shared / run), **{**sizes, **changed}
         )
@@ -107,6 +103,7 @@ def test_added_factors_are_what_was_trained(settings: Any, whole: Path) -> None:
     s = settings("whole")
     trainer = job.Trainer(s, "cpu")
     trainer.resume(Path(s.run), job.source_hash(s))
+    attach(trainer.model, trainer.pointer)
     merged, tokenizer = job_loaded(whole)
     ids = tokenizer(["The capital of France is"], return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -118,6 +115,29 @@ def job_loaded(folder: Path) -> tuple[Any, Any]:
     from memedit.adapter import load_adapted
 
     return load_adapted(folder, "cpu")
+
+
+def test_the_pointer_is_trained_last_and_exported_then_alone(settings: Any, whole: Path) -> None:
+    before = job.train(settings("unpointed", stop_after=8))
+    assert not [name for name in factors(before) if name.startswith("pointer.")]
+    untrained = {n: p.detach() for n, p in job.Trainer(settings("new"), "cpu").factors.items()}
+    trained = {n: t.float() for n, t in factors(whole).items() if n.startswith("pointer.")}
+    assert trained.keys() == {n for n in untrained if n.startswith("pointer.")}
+    for name in ("pointer.query.weight", "pointer.before.weight", "pointer.same.weight", "pointer.gate.bias"):
+        assert not torch.allclose(trained[name], untrained[name], atol=1e-3), name
+    resumed = factors(job.train(settings("unpointed")))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in factors(whole).items())
+    model, _ = job_loaded(whole)
+    assert isinstance(model.pointer, Pointer)
+
+
+def test_strange_objects_are_words_of_running_text(sources: Sources) -> None:
+    texts = Texts(sources, random.Random(5), strange=1.0)
+    running = "\n".join(sources.sentences)
+    objects = [texts.any_object() for _ in range(50)]
+    assert sum(obj in running for obj in objects) > 40
+    assert max(len(obj.split()) for obj in objects) > 4
+    assert all(obj.strip() for obj in objects)
 
 
 def test_a_killed_run_goes_on_to_the_same_factors(settings: Any, whole: Path) -> None:
@@ -196,7 +216,7 @@ def test_after_an_infinite_gradient_a_lower_rate_goes_on_from_the_last_good_chec
     assert found[1]["step"] == 4
     made = factors(job.train(settings("steep", rate=0.01)))
     assert all(tensor.isfinite().all() for tensor in made.values())
-    assert len(calls) == 6 + 4, "it went on behind step 4"
+    assert len(calls) == 6 + 8, "it went on behind step 4"
 
 
 def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path: Path) -> None:

@@ -208,7 +208,8 @@ def curve(log: list[dict[str, float]], file: Path, probe: int = 100) -> None:
     left.set(xlabel="step", ylabel=f"share right (probe of {probe})", ylim=(0, 1))
     right.set(xlabel="step", ylabel="loss, nats a token", yscale="log")
     for axes in (left, right):
-        axes.legend(fontsize=7, frameon=False)
+        if axes.lines:  # a short run has losses, and no probe yet
+            axes.legend(fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(file)

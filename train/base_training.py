@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ def losses(
     weights: Mapping[str, float] = WEIGHTS,
     part: slice = slice(None),
     half: bool = True,
+    head: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> dict[str, float]:
     """Forward and backward of one step; the mean loss of each kind. Only labelled positions reach the lm_head.
 
     Args:
         weights: of the kinds. part: the rows of this process, of several; losses are shares of the whole step's.
-        half: whether products are taken in bf16.
+        half: whether products are taken in bf16. head: logits (labelled, vocabulary) of (hidden, ids, labelled), in the
+            lm_head's place.
     """
     labelled: dict[str, int] = {}
     for kind, _, learn in rows:
@@ -65,9 +67,8 @@ def losses(
             ids, learn = ids.to(device), learn[:, 1:].to(device)
             # Right padding under a causal mask needs no mask: a document never sees what comes after it.
             hidden = forward(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-            each = torch.nn.functional.cross_entropy(
-                model.lm_head(hidden[learn]).float(), ids[:, 1:][learn], reduction="none"
-            )
+            said = model.lm_head(hidden[learn]) if head is None else head(hidden, ids[:, :-1], learn)
+            each = torch.nn.functional.cross_entropy(said.float(), ids[:, 1:][learn], reduction="none")
             share = torch.tensor([weights[kind] / labelled[kind] for kind, _, _ in group], device=device)
             which = learn.nonzero()[:, 0]
             (each * share[which]).sum().backward()

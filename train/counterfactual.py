@@ -46,6 +46,7 @@ from written import FORMS, QUESTIONS
 from memedit.adapter import CONFIG, FORMAT, WEIGHTS, weights_hash
 from memedit.loading import find_model
 from memedit.methods.ice import ICE
+from memedit.pointer import Pointer, attach
 
 SHIPPED = ROOT / "memedit" / "pretrained" / "counterfactual"
 # Of the kinds of documents: asked for the object, asked for a verdict, withheld, needed on the way.
@@ -73,6 +74,9 @@ class Settings:
     rank: int = 32
     rate: float = 3e-3
     focus_from: int = 300  # from this step on mostly verdicts, which are learnt last
+    pointer_steps: int = 400  # after these: the pointer, and the factors along with it
+    pointer_rate: float = 3e-3  # of the pointer, falling linearly; of the factors a third at most
+    strange: float = 0.4  # of these steps' objects, how many are any words of running text
     decay_from: float = 0.3  # share of the steps after which the rate falls, linearly to a fiftieth
     threads: int = 1
     compile: int = 0  # 1: torch.compile; faster steps, after a minute or more of its own
@@ -127,18 +131,34 @@ class Trainer:
             torch.compile(self.model.model.forward, dynamic=True) if s.compile else self.model.model
         )
         self.factors = {f"{n}.{k}": getattr(m, k) for n, m in self.modules.items() for k in ("down", "up")}
-        self.optimizer = torch.optim.AdamW(
-            self.factors.values(), lr=s.rate, betas=(0.9, 0.99), weight_decay=0.0
-        )
+        self.pointer = Pointer(self.model.config.hidden_size).to(device)
+        own = {f"pointer.{n}": p for n, p in self.pointer.named_parameters()}
+        groups = [{"params": list(some.values())} for some in (self.factors, own)]
+        self.optimizer = torch.optim.AdamW(groups, lr=s.rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.factors |= own
         self.step = 0
         self.log: list[dict[str, float]] = []
 
-    def rate(self) -> float:
-        """Warm-up over 30 steps, constant, then linear to a fiftieth."""
+    @property
+    def pointing(self) -> bool:
+        """Whether the pointer is trained by now."""
+        return self.step >= self.s.steps
+
+    def rates(self) -> tuple[float, float]:
+        """Of the factors and of the pointer: warm-up over 30 steps, constant, linear to a fiftieth; then the pointer's."""
         s = self.s
+        if self.pointing:
+            x = (self.step - s.steps) / s.pointer_steps
+            return s.pointer_rate / 3 * 4 * x * (1 - x), s.pointer_rate * (1 - 0.98 * x)
         start = int(s.decay_from * s.steps)
         left = 1.0 if self.step < start else 1 - 0.98 * (self.step - start) / max(1, s.steps - start)
-        return s.rate * min(1.0, (self.step + 1) / max(1, min(30, s.steps // 10))) * left
+        return s.rate * min(1.0, (self.step + 1) / max(1, min(30, s.steps // 10))) * left, 0.0
+
+    def head(self, hidden: torch.Tensor, ids: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the mixture, (labelled, vocabulary); documents are padded behind their ends."""
+        row, column = learn.nonzero().T
+        states, keys = hidden[learn], self.pointer.keys(hidden)
+        return self.pointer(self.model.lm_head(states), states, row, column, keys, ids, torch.ones_like(ids))
 
     def train_step(self, rows: list[Row], accelerator: Any = None) -> dict[str, float]:
         """One step; the mean loss of each kind.
@@ -156,6 +176,7 @@ class Trainer:
             SHARES,
             part_of(accelerator),
             half=self.device != "cpu",
+            head=self.head if self.pointing else None,
         )
         seen = summed(seen, accelerator, self.device)
         summed_gradients(self.factors.values(), accelerator)
@@ -164,8 +185,8 @@ class Trainer:
             map(math.isfinite, (*seen.values(), float(steep)))
         ):  # an infinite norm would make NaN of all
             raise FloatingPointError
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
+        for group, rate in zip(self.optimizer.param_groups, self.rates(), strict=True):
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -193,7 +214,9 @@ class Trainer:
                 f"error: data or settings have changed since the checkpoint of step {state['step']} in {run}: "
                 "put them back to go on, or take another --run to start anew"
             )
-        checkpoint.put_back(tensors, self.factors, self.optimizer)
+        # A checkpoint from before there was a pointer has none of its tensors.
+        kept = {name: p for name, p in self.factors.items() if name in tensors}
+        checkpoint.put_back(tensors, kept, self.optimizer)
         self.step, self.log = state["step"], state["log"]
         return True
 
@@ -205,7 +228,11 @@ class Trainer:
         }  # fmt: skip
 
         def fill(part: Path) -> None:
-            tensors = {n: p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in self.factors.items()}
+            tensors = {
+                name: p.detach().to("cpu", torch.bfloat16).contiguous()
+                for name, p in self.factors.items()
+                if self.step > self.s.steps or not name.startswith("pointer.")
+            }
             save_file(tensors, part / WEIGHTS)
             (part / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
 
@@ -214,6 +241,7 @@ class Trainer:
     def answer(self, asked: list[Question], batch: int = 64) -> list[str]:
         """Greedy answers of the model as it stands, each under its edit."""
         self.model.eval()
+        handles = attach(self.model, self.pointer) if self.step > self.s.steps else ()
         out: list[str] = []
         prompts = [ICE().rewrite(q.query, [q.edit]) for q in asked]
         for start in range(0, len(prompts), batch):
@@ -226,6 +254,8 @@ class Trainer:
             out += self.tokenizer.batch_decode(
                 ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
             )
+        for handle in handles:
+            handle.remove()
         return out
 
 
@@ -236,10 +266,12 @@ def rows_of_step(
     s: Settings, sources: Sources, own: list[tuple[str, str, str]], tokenizer: Any, step: int
 ) -> list[Row]:
     """What a step reads: documents as ids, with the loss on answers."""
-    texts = Texts(sources, random.Random(f"{s.seed} {step}"), own)
+    pointing = step >= s.steps
+    texts = Texts(sources, random.Random(f"{s.seed} {step}"), own, s.strange if pointing else 0.0)
     documents: list[tuple[str, Document]] = []
     while len(documents) < s.documents:
-        documents += texts.documents(focus=step >= s.focus_from)
+        verdicts = len(documents) < s.documents * 0.4 if pointing else step >= s.focus_from
+        documents += texts.documents(focus=verdicts)
     encoded = iter(
         tokenizer([t for _, d in documents for t, _ in d.pieces], add_special_tokens=False)["input_ids"]
     )
@@ -299,8 +331,9 @@ def train(s: Settings) -> Path:
         )
     started, tokens, begun = time.time(), 0, trainer.step
     mean: dict[str, float] = {}
-    bar = tqdm(total=s.steps, initial=begun, desc="steps", mininterval=5.0, disable=not first)
-    while trainer.step < s.steps:
+    last = s.steps + s.pointer_steps
+    bar = tqdm(total=last, initial=begun, desc="steps", mininterval=5.0, disable=not first)
+    while trainer.step < last:
         rows = rows_of_step(s, sources, own, trainer.tokenizer, trainer.step)
         try:
             seen = trainer.train_step(rows, accelerator)
@@ -316,7 +349,7 @@ def train(s: Settings) -> Path:
             shown = " ".join(f"{k} {v:.2f}" for k, v in sorted(mean.items()))
             bar.set_postfix_str(f"loss: {shown}; {tokens / (time.time() - started):,.0f} tokens/s")
             trainer.log.append({"step": trainer.step, **{f"loss {k}": v for k, v in mean.items()}})
-        done = trainer.step == s.steps
+        done = trainer.step == last
         if first and probes and (trainer.step % s.probe_every == 0 or done):
             scores, _ = measured(probes, trainer.answer)
             values = {name: of["all"]["value"] for name, of in scores.items()}
@@ -329,7 +362,7 @@ def train(s: Settings) -> Path:
         if s.stop_after and trainer.step - begun >= s.stop_after:
             break
     bar.close()
-    if first and trainer.step >= s.steps and s.out:
+    if first and trainer.step >= last and s.out:
         trainer.export(Path(s.out), source)
     return run / "export"
 

@@ -25,6 +25,7 @@ from counterfactual_forms import (
     OFFERED,
     ONWARD,
     PLAIN,
+    SHORT,
     capital,
     framed,
     low,
@@ -53,12 +54,17 @@ class Texts:
 
     Args:
         sources: what they are made of. rng: decides everything. own: a user's rows, which a fifth of the documents take.
+        strange: how often an object is any words of running text, which can't be guessed but only copied.
     """
 
     def __init__(
-        self, sources: Sources, rng: random.Random, own: Sequence[tuple[str, str, str]] = ()
+        self,
+        sources: Sources,
+        rng: random.Random,
+        own: Sequence[tuple[str, str, str]] = (),
+        strange: float = 0.0,
     ) -> None:
-        self.s, self.rng, self.own = sources, rng, own
+        self.s, self.rng, self.own, self.strange = sources, rng, own, strange
         self.coined = _Coined(rng)
         self.known = [r for r in sources.relations if r.number in sources.facts]
         self.homes = [r for r in self.known if r.number in HOMES]
@@ -151,6 +157,8 @@ class Texts:
 
     def any_object(self) -> str:
         """Whatever may end a sentence."""
+        if self.strange and self.rng.random() < self.strange:
+            return self.span() if self.rng.random() < 0.6 else self.odd()
         rng, x = self.rng, self.rng.random()
         if x < 0.5:
             return rng.choice(self.s.any_object)
@@ -159,6 +167,26 @@ class Texts:
         if x < 0.74:
             return rng.choice(self.s.people)
         return self.number() if x < 0.86 else self.name()
+
+    def span(self) -> str:
+        """Some words in a row of running text."""
+        words = self.rng.choice(self.s.sentences).split()
+        first = self.rng.randrange(len(words))
+        some = words[first : first + self.rng.choice((1, 1, 2, 2, 3, 3, 4, 5, 6, 8))]
+        return " ".join(some).strip(' ,;:."()') or self.name()
+
+    def odd(self) -> str:
+        """What has a full stop, a figure or a mark within: short forms, dates as machines write them, seasons, long titles."""
+        rng, year = self.rng, self.rng.randint(1, 2030)
+        word, other = (capital(self.span().split()[0]) for _ in range(2))
+        one, two = rng.choices("ABCDEFGHIKLMNOPRSTUVW", k=2)
+        return rng.choice((
+            f"{year:04}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}T00:00:00Z", f"{year:04}-01-01T00:00:00Z",
+            f"{year}/{year + 1} {self.span()}", f"{year}–{(year + 1) % 100:02} {self.span()}", f"{rng.randint(1, 40)}. {word}",
+            f"{one}.{two}. {word}", f"{word} {one}.{two}.", f"{word} {one}. {other}", f"{rng.choice(SHORT)} {word} {other}",
+            f"{word}'s {self.span()}", f"{word}, {rng.randint(1, 12)}th {other} of {self.span()}", f"{word}: {self.span()}",
+            f"{self.name()} ({self.span()})", f"{word}-{other} {self.span()}",
+        ))  # fmt: skip
 
     def number(self) -> str:
         """A year, a date or an amount."""
@@ -172,7 +200,7 @@ class Texts:
     def object_of(self, relation: Relation) -> str:
         """An object of about the right type."""
         rng, known = self.rng, self.s.objects.get(relation.number)
-        if rng.random() < 0.12:
+        if rng.random() < max(0.12, self.strange):
             return self.any_object()
         if known:
             return rng.choice(known)
@@ -321,14 +349,21 @@ class Texts:
         rng = self.rng
         if rng.random() < 0.3 and self.s.stepped:
             asked = rng.choice(self.s.stepped)
-            query, answer = rng.choice(asked.steps)
+            steps = self._itself(asked.prompt, asked.obj) or list(asked.steps)
+            query, answer = rng.choice(steps)
             return (
                 Document()
                 .add(f"Fact: {_sentence(f'{asked.prompt} {asked.obj}')}\n{query}")
                 .add(_said(answer), True)
             )
         query, told, answer = self.onward(self.rng.choice(sorted(self.s.countries)))
+        for itself in self._itself(told.prompt, told.obj):
+            query, answer = itself
         return self._written(told, query, answer)
+
+    def _itself(self, prompt: str, obj: str) -> list[tuple[str, str]]:
+        """In a third of the documents with strange objects the stated fact is asked for, and not a step on."""
+        return [(prompt, obj)] if self.strange and self.rng.random() < 1 / 3 else []
 
     def onward(self, country: str) -> tuple[str, Told, str]:
         """(query, stated fact, answer): something of the country that the fact says."""
