@@ -3,8 +3,9 @@
 Reference: Mitchell et al., "Memory-Based Model Editing at Scale", arXiv 2206.06520, section 3: a memory, a scope classifier
 (here the router, for all methods), and a counterfactual model h(z, x) that answers x from the edit z alone.
 
-Needs: a statement; nothing is prepared or stored. The counterfactual model ships: a LoRA on the shipped base, trained for this
-(memedit/pretrained/counterfactual). The paper's is a T5-small or BART-base; any causal LM in a folder may take its place.
+Needs: a statement; nothing is prepared or stored. The counterfactual model ships: a LoRA on the shipped base and a pointer
+(memedit.pointer), by which it copies names that it could not spell (memedit/pretrained/counterfactual). The paper's is a
+T5-small or BART-base; any causal LM in a folder may take its place.
 
 Relations: a row reads what `ice` has it read, but it is the counterfactual model that reads it: the base may be of any
 size or vocabulary, and has no need to follow a stated fact. What the base knows beside the fact has no part in the answer.
