@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -131,13 +132,26 @@ def test_the_pointer_is_trained_last_and_exported_then_alone(settings: Any, whol
     assert isinstance(model.pointer, Pointer)
 
 
-def test_strange_objects_are_words_of_running_text(sources: Sources) -> None:
+def test_strange_objects_are_words_of_running_text_and_what_has_marks_within(sources: Sources) -> None:
     texts = Texts(sources, random.Random(5), strange=1.0)
     running = "\n".join(sources.sentences)
-    objects = [texts.any_object() for _ in range(50)]
-    assert sum(obj in running for obj in objects) > 40
+    objects = [texts.any_object() for _ in range(100)]
+    assert 40 < sum(obj in running for obj in objects) < 80
+    assert any(obj.endswith("T00:00:00Z") for obj in objects)
+    assert any(re.match(r"\d+\. \S", obj) for obj in objects)
     assert max(len(obj.split()) for obj in objects) > 4
     assert all(obj.strip() for obj in objects)
+    assert {texts.strange, Texts(sources, random.Random(5)).strange} == {1.0, 0.0}
+
+
+def test_with_strange_objects_the_fact_of_a_step_is_also_asked_for_itself(sources: Sources) -> None:
+    def itself(strange: float) -> int:
+        texts = Texts(sources, random.Random(6), strange=strange)
+        asked = [texts.steps().text.removesuffix(".").rpartition("\n") for _ in range(60)]
+        return sum(f"{query}." in stated for stated, _, query in asked)
+
+    assert itself(0.0) == 0
+    assert itself(0.4) > 8
 
 
 def test_a_killed_run_goes_on_to_the_same_factors(settings: Any, whole: Path) -> None:
@@ -364,6 +378,13 @@ def test_the_shipped_adapter_is_small_and_fits_the_shipped_base() -> None:
     about = json.loads((folder / job.CONFIG).read_text())
     assert about["base"] == "base"
     assert about["base_sha256"] == job.weights_hash(ROOT / "memedit" / "pretrained" / "base")
+    measured = json.loads((folder / "measured.json").read_text())["scored"]
+    table = measures.table(measured).splitlines()
+    assert len(table) > 15
+    assert set(table) <= set((folder / "README.md").read_text().splitlines()), "the card quotes what was measured"
+    reached = {name: of["all"]["value"] for name, of in measured["methods"]["serac"].items()}
+    for name, target in measures.TARGETS.items():
+        assert reached[name] <= target if name.endswith("given") else reached[name] >= target
     assert {"README.md", "measured.json", "curve.png"} <= {file.name for file in folder.iterdir()}
 
 
