@@ -136,4 +136,6 @@ def _percent(value: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1e4 else f"{value:.1e}"
+    if value < 100:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
