@@ -28,11 +28,12 @@ made knowedit eval --data "$data/knowedit/wiki_counterfact_train.json" --data "$
 made zsre eval --data "$data/zsre/zsre_mend_train-1k.json" --split dev --skip-bad --method ice,serac,oracle
 made mquake eval --data "$data/mquake/mquake_hard_dev.json" --data "$data/mquake/mquake_stubborn2_dev.json" --limit 150 \
   --questions 3 --no-forced --method mello,ice,oracle
-# not in this folder yet
-made methods eval --data "$data/knowedit/wiki_counterfact_train.json" --split dev --limit 60 --max-new-tokens 32 \
-  --sampled 100 --method ice,ike,serac,rome,memit,ft-m,lora,mend,grace --set ike.k=8
-made pitfalls eval pitfalls --data "$data/pitfalls" --limit 50
+made methods eval --data "$data/knowedit/wiki_counterfact_train.json" --split dev --limit 40 --max-new-tokens 32 --sampled 100 \
+  --method ice,ike,serac,rome,memit,pmet,alphaedit,ultraedit,ft-m,lora,mend,grace,t-patcher,kn --set ike.k=8
+made fill eval --data "$data/counterfact/counterfact-val.json" --limit 100 --fill 100,1000,10000 --folder "$data" --no-forced \
+  --method ice,serac
+made pitfalls eval pitfalls --data "$data/pitfalls" --limit 50 --method ice,serac
 made pitfalls-merged eval pitfalls --data "$data/pitfalls" --limit 8 --merged rome,ft-m
-made erasure eval erasure --data "$data/counterfact/counterfact-val.json" --limit 200
-made pushback eval pushback --limit 50
+made erasure eval erasure --data "$data/counterfact/counterfact-val.json" --limit 200 --method ice,serac
+made pushback eval pushback --limit 50 --method ice,serac
 made opinions eval opinions
