@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(run, tmp_path, model):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.json", "e.json", "whole.json"]
 
 
-def test_a_finished_file_is_shown_and_not_written_over_by_another_run(run, tmp_path):
+def test_a_finished_file_is_shown_and_not_written_over_by_another_run(run, tmp_path, monkeypatch):
     run("--json", "e.json")
     before = (tmp_path / "e.json").read_bytes()
     again = run("--json", "e.json")
@@ -102,6 +102,9 @@ def test_a_finished_file_is_shown_and_not_written_over_by_another_run(run, tmp_p
     assert "edit success (es)" in again.output
     assert "other settings: jobs" in run("--json", "e.json", "--method", "none", code=1).stderr
     assert (tmp_path / "e.json").read_bytes() == before
+    with monkeypatch.context() as patched:  # as after an update of the models that ship
+        patched.setattr("memedit.evaluation.record.shipped", lambda: "others")
+        assert "other settings: shipped" in run("--json", "e.json", code=1).stderr
     (tmp_path / "notes.json").write_text("[1]")
     assert "no run file" in run("--json", "notes.json", code=1).stderr
     run("--json", "e.json", "--method", "none", "--fresh")
