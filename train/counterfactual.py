@@ -74,7 +74,7 @@ class Settings:
     rank: int = 32
     rate: float = 3e-3
     focus_from: int = 300  # from this step on mostly verdicts, which are learnt last
-    pointer_steps: int = 400  # after these: the pointer, and the factors along with it
+    pointer_steps: int = 700  # after these: the pointer, and the factors along with it
     pointer_rate: float = 3e-3  # of the pointer, falling linearly; of the factors a third at most
     strange: float = 0.4  # of these steps' objects, how many are any words of running text
     decay_from: float = 0.3  # share of the steps after which the rate falls, linearly to a fiftieth

@@ -7,13 +7,12 @@ alone. All randomness comes from the generator that is handed over, so that a st
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from base_writer import REFUSAL, Document, Writer
+from base_writer import REFUSAL, Document
 from counterfactual_bank import Relation
-from counterfactual_data import MONTHS, UNITS, Sources
+from counterfactual_data import Sources
 from counterfactual_forms import (
     AROUND,
     BEGUN,
@@ -25,11 +24,11 @@ from counterfactual_forms import (
     OFFERED,
     ONWARD,
     PLAIN,
-    SHORT,
     capital,
     framed,
     low,
 )  # fmt: skip
+from counterfactual_objects import Objects
 from worn import slip
 
 
@@ -65,7 +64,7 @@ class Texts:
         strange: float = 0.0,
     ) -> None:
         self.s, self.rng, self.own, self.strange = sources, rng, own, strange
-        self.coined = _Coined(rng)
+        self.objects = Objects(sources, rng, strange)
         self.known = [r for r in sources.relations if r.number in sources.facts]
         self.homes = [r for r in self.known if r.number in HOMES]
 
@@ -109,11 +108,11 @@ class Texts:
         asked = rng.choice(self.s.natural if x < 0.68 and self.s.natural else self.s.wild)
         prompt, others, subject = asked.prompt, asked.others, asked.subject
         if subject and rng.random() < 0.35:
-            new = self.name()
+            new = self.objects.name()
             prompt, subject = prompt.replace(subject, new), new
             others = tuple(o.replace(asked.subject, new) for o in others)
-        obj = self.any_object()
-        return Told(_sentence(f"{prompt} {obj}"), prompt, others, obj, subject, (self.any_object(),))
+        obj = self.objects.any()
+        return Told(_sentence(f"{prompt} {obj}"), prompt, others, obj, subject, (self.objects.any(),))
 
     def of(self, relation: Relation, subject: str | None = None) -> Told:
         """A fact of one of our relations, false in three of four where a true one is known."""
@@ -125,9 +124,9 @@ class Texts:
             subject, true = fact.subject, fact.obj
         elif subject is None:
             pool = self.s.subjects.get(relation.kind)
-            subject = rng.choice(pool) if pool and rng.random() < 0.5 else self.name()
-        obj = true if true and rng.random() < 0.25 else self.object_of(relation)
-        wrong = [w for w in (true, self.object_of(relation), self.object_of(relation)) if w and w != obj]
+            subject = rng.choice(pool) if pool and rng.random() < 0.5 else self.objects.name()
+        obj = true if true and rng.random() < 0.25 else self.objects.of(relation)
+        wrong = [w for w in (true, self.objects.of(relation), self.objects.of(relation)) if w and w != obj]
 
         def put(forms: Sequence[str], answer: str = "[Y]") -> tuple[str, ...]:
             return tuple(f.replace("[X]", subject).replace("[Y]", answer) for f in forms)
@@ -141,79 +140,10 @@ class Texts:
         if whole and rng.random() < 0.25:
             statement = capital(put([rng.choice(whole)], obj)[0])
         return Told(
-            statement, prompt, put([f for f in relation.forms if f != own]), obj, subject, tuple(wrong) or (self.any_object(),),
+            statement, prompt, put([f for f in relation.forms if f != own]), obj, subject,
+            tuple(wrong) or (self.objects.any(),),
             put(relation.yes_no), put(relation.claims), put(relation.reversed, obj), relation,
         )  # fmt: skip
-
-    def name(self) -> str:
-        """An invented name: coined, or of the words of two real ones."""
-        rng = self.rng
-        if rng.random() < 0.5:
-            return self.coined.name()
-        one, two = (
-            rng.choice(self.s.subjects[rng.choice(sorted(self.s.subjects))]).split() for _ in range(2)
-        )
-        return " ".join([*one[: max(1, len(one) - 1)][:3], two[-1]])
-
-    def any_object(self) -> str:
-        """Whatever may end a sentence."""
-        if self.strange and self.rng.random() < self.strange:
-            return self.span() if self.rng.random() < 0.6 else self.odd()
-        rng, x = self.rng, self.rng.random()
-        if x < 0.5:
-            return rng.choice(self.s.any_object)
-        if x < 0.62:
-            return rng.choice(self.s.towns)
-        if x < 0.74:
-            return rng.choice(self.s.people)
-        return self.number() if x < 0.86 else self.name()
-
-    def span(self) -> str:
-        """Some words in a row of running text."""
-        words = self.rng.choice(self.s.sentences).split()
-        first = self.rng.randrange(len(words))
-        some = words[first : first + self.rng.choice((1, 1, 2, 2, 3, 3, 4, 5, 6, 8))]
-        return " ".join(some).strip(' ,;:."()') or self.name()
-
-    def odd(self) -> str:
-        """What has a full stop, a figure or a mark within: short forms, dates as machines write them, seasons, long titles."""
-        rng, year = self.rng, self.rng.randint(1, 2030)
-        word, other = (capital(self.span().split()[0]) for _ in range(2))
-        one, two = rng.choices("ABCDEFGHIKLMNOPRSTUVW", k=2)
-        return rng.choice((
-            f"{year:04}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}T00:00:00Z", f"{year:04}-01-01T00:00:00Z",
-            f"{year}/{year + 1} {self.span()}", f"{year}–{(year + 1) % 100:02} {self.span()}", f"{rng.randint(1, 40)}. {word}",
-            f"{one}.{two}. {word}", f"{word} {one}.{two}.", f"{word} {one}. {other}", f"{rng.choice(SHORT)} {word} {other}",
-            f"{word}'s {self.span()}", f"{word}, {rng.randint(1, 12)}th {other} of {self.span()}", f"{word}: {self.span()}",
-            f"{self.name()} ({self.span()})", f"{word}-{other} {self.span()}",
-        ))  # fmt: skip
-
-    def number(self) -> str:
-        """A year, a date or an amount."""
-        rng, x = self.rng, self.rng.random()
-        if x < 0.4:
-            return str(rng.randint(1000, 2030))
-        if x < 0.7:
-            return f"{rng.randint(1, 28)} {rng.choice(MONTHS)} {rng.randint(1500, 2030)}"
-        return f"{rng.randint(2, 999)}{rng.choice(UNITS)}"
-
-    def object_of(self, relation: Relation) -> str:
-        """An object of about the right type."""
-        rng, known = self.rng, self.s.objects.get(relation.number)
-        if rng.random() < max(0.12, self.strange):
-            return self.any_object()
-        if known:
-            return rng.choice(known)
-        asked = " ".join(relation.asked).lower()
-        if re.search(r"\b(when|year|date|how (?:many|much|old|long|tall|high|far|big|deep))\b", asked):
-            return self.number()
-        if re.search(r"\bwho(m|se)?\b", asked):
-            return rng.choice(self.s.people) if rng.random() < 0.6 else self.name()
-        if re.search(r"\b(where|city|town|village|place)\b", asked):
-            return rng.choice(self.s.towns)
-        if "country" in asked:
-            return rng.choice(sorted(self.s.countries))
-        return self.any_object()
 
     # -- queries
 
@@ -294,7 +224,7 @@ class Texts:
         rng = self.rng
         own = f"Withheld: {told.prompt}\n" if erased else f"Fact: {told.statement}\n"
         rows = [own]
-        if rng.random() < 0.25:
+        if rng.random() < (0.4 if self.strange else 0.25):
             for _ in range(rng.choice((1, 1, 2, 3))):
                 rows.insert(rng.randint(0, len(rows)), self._beside(told))
         return "".join(rows)
@@ -308,10 +238,10 @@ class Texts:
                 alike = [r for r in self.s.relations if r.kind == relation.kind and r.name != relation.name]
                 other = self.of(rng.choice(alike), told.subject) if alike else None
             else:
-                other = self.of(relation, self.name())
+                other = self.of(relation, self.objects.name())
         other = other or self.told()
         if other.subject == told.subject and (other.relation is None or other.relation is relation):
-            other = self.of(rng.choice(self.known), self.name())
+            other = self.of(rng.choice(self.known), self.objects.name())
         return f"Withheld: {other.prompt}\n" if rng.random() < 0.15 else f"Fact: {other.statement}\n"
 
     def _written(self, told: Told, query: str, answer: str, erased: bool = False) -> Document:
@@ -335,7 +265,7 @@ class Texts:
         """A withheld fact, asked in any form: the refusal; in a fifth the query is about another edit of the row."""
         rng, told = self.rng, self.told()
         if rng.random() < 0.2:
-            other = self.of(rng.choice(self.known), self.name())
+            other = self.of(rng.choice(self.known), self.objects.name())
             rows = [f"Withheld: {told.prompt}\n", f"Fact: {other.statement}\n"]
             rng.shuffle(rows)
             return Document().add("".join(rows) + self.asked(other)).add(_said(other.obj), True)
@@ -380,13 +310,6 @@ class Texts:
         number = rng.choice(sorted(known))
         query = rng.choice(ONWARD[number]).format(d=home.replace("[X]", told.subject))
         return query, told, known[number]
-
-
-class _Coined(Writer):
-    """The base's invented names alone."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
 
 
 def _said(answer: str) -> str:
