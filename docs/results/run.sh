@@ -28,8 +28,10 @@ made knowedit eval --data "$data/knowedit/wiki_counterfact_train.json" --data "$
 made zsre eval --data "$data/zsre/zsre_mend_train-1k.json" --split dev --skip-bad --method ice,serac,oracle
 made mquake eval --data "$data/mquake/mquake_hard_dev.json" --data "$data/mquake/mquake_stubborn2_dev.json" --limit 150 \
   --questions 3 --no-forced --method mello,ice,oracle
+head -n 200 "$data/general_qa/nq_open_dev_clean.jsonl" >runs/results/nq200.jsonl
 made methods eval --data "$data/knowedit/wiki_counterfact_train.json" --split dev --limit 40 --max-new-tokens 32 --sampled 100 \
-  --method ice,ike,serac,rome,memit,pmet,alphaedit,ultraedit,ft-m,lora,mend,grace,t-patcher,kn --set ike.k=8
+  --method ice,ike,serac,rome,memit,pmet,alphaedit,ultraedit,ft-m,lora,mend,grace,t-patcher,kn --set ike.k=8 \
+  --unrelated runs/results/nq200.jsonl
 made fill eval --data "$data/counterfact/counterfact-val.json" --limit 100 --fill 100,1000,10000 --folder "$data" --no-forced \
   --method ice,serac
 made pitfalls eval pitfalls --data "$data/pitfalls" --limit 50 --method ice,serac
