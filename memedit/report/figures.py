@@ -37,7 +37,7 @@ _WAYS = {
     "routed": COLOURS[0],
     "merged": COLOURS[1],
 }  # else (oracle, or a fact stated in a chat) it was handed over
-_MOST_SETS, _MOST_METHODS, _MOST_LINES = 6, 12, 6
+_MOST_SETS, _MOST_METHODS, _MOST_LINES = 6, 20, 6
 
 
 class Drawn(NamedTuple):
