@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memedit import batches
 from memedit.errors import ModelError
 from memedit.router import Route
-
-if TYPE_CHECKING:
-    from memedit.edited import EditedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,8 @@ class Explanation:
         return "\n".join([*lines, "read:", *(f"  {line}" for line in self.read.splitlines())])
 
 
-def explained(model: EditedModel, prompt: str, at: str | datetime | None, **options: Any) -> Explanation:
-    """As `EditedModel.explain` says."""
+def explained(model: Any, prompt: str, at: str | datetime | None, **options: Any) -> Explanation:
+    """As `EditedModel.explain` says, of an `EditedModel`."""
     if batches.setting("num_return_sequences", options, model.generation_config) not in (None, 1):
         raise ModelError("explain shows one answer: leave num_return_sequences out")
     (route,) = model.route([prompt], at)

@@ -17,6 +17,7 @@ LAYERS = [
         "int8",
         "encoder",
         "prefix",
+        "pointer",
         "combiner",
         "loading",
         "pairs",
