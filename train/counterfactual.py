@@ -1,6 +1,6 @@
 """Train the counterfactual model of `serac`: a LoRA on the shipped base, then a pointer, that answers from (statement, query).
 
-    python train/counterfactual.py                          # train, an hour and a half on one busy core; resumes after a kill
+    python train/counterfactual.py                          # train, an hour and a half on one core; resumes after a kill
     python train/counterfactual.py --evaluate --json t.json # the table of the card: serac, ice, ike on the scored sets
     accelerate launch train/counterfactual.py               # the same on several GPUs
 
