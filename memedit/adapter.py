@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG, WEIGHTS, FORMAT = "adapter.json", "adapter.safetensors", 2
-_POINTER = "pointer."
+POINTER = "pointer."  # what the names of its tensors begin with
 _KNOWN = (1, FORMAT)  # a folder of format 1 has no pointer
 
 
@@ -60,8 +60,8 @@ def load_adapted(
             "reinstall memedit, or train it anew with `python train/counterfactual.py`"
         )
     model, tokenizer = load(str(where), None, device, dtype, None, False)
-    copying = {n.removeprefix(_POINTER): t for n, t in factors.items() if n.startswith(_POINTER)}
-    modules = {name.rpartition(".")[0] for name in factors if not name.startswith(_POINTER)}
+    copying = {n.removeprefix(POINTER): t for n, t in factors.items() if n.startswith(POINTER)}
+    modules = {name.rpartition(".")[0] for name in factors if not name.startswith(POINTER)}
     for name in sorted(modules):
         try:
             weight = model.get_submodule(name).weight

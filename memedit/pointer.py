@@ -63,8 +63,9 @@ class Pointer(nn.Module):
 
     def keys(self, hidden: Tensor) -> Tensor:
         """Both parts of the keys, (rows, length, 2 * width), of (rows, length, hidden) states."""
-        hidden = hidden.float()
-        return torch.cat([self.now(hidden), self.before(hidden)], dim=-1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.float()
+            return torch.cat([self.now(hidden), self.before(hidden)], dim=-1)
 
     def forward(
         self,
@@ -83,30 +84,31 @@ class Pointer(nn.Module):
             row, column: (queries,) where each of them stands; it sees columns up to its own.
             keys: (rows, length, 2 * width), of `keys`. ids, mask: (rows, length), with padding wherever it is.
         """
-        states, places = states.float(), _before(mask)
-        now, before = keys.split(self.width, dim=-1)
-        begun = (places[0] >= 0).unsqueeze(-1)
-        gathered = before.gather(1, places[0].clamp(min=0).unsqueeze(-1).expand_as(before))
-        scores = torch.einsum("nw,nlw->nl", self.query(states), (now + gathered * begun)[row])
-        scores = scores / math.sqrt(self.width)
-        bonus, alike = self.same(states), torch.ones_like(scores, dtype=torch.bool)
-        at = column.unsqueeze(-1)
-        for n, place in enumerate(places):
-            # The n-th token before x_i, and the n-th last of the row, the query's own column included.
-            theirs = torch.where(place >= 0, ids.gather(1, place.clamp(min=0)), -1)[row]
-            mine = torch.where(at >= 0, ids[row].gather(1, at.clamp(min=0)), -2)
-            alike = alike & (theirs == mine)
-            scores = scores + bonus[:, n : n + 1] * alike
-            at = torch.where(at >= 0, places[0][row].gather(1, at.clamp(min=0)), -1)
-        columns = torch.arange(ids.shape[1], device=ids.device)
-        own = column.unsqueeze(-1)
-        seen = mask.bool()[row] & (columns <= own) | (
-            columns == own
-        )  # a column of padding sees itself, for a number
-        attention = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-        gate = torch.sigmoid(self.gate(torch.cat([states, attention.amax(-1, keepdim=True)], dim=-1)))
-        said = (1 - gate) * logits.float().softmax(-1)
-        return said.scatter_add(1, ids[row], gate * attention).clamp(min=1e-30).log()
+        with torch.autocast(states.device.type, enabled=False):  # a training under it would mix in halves
+            states, places = states.float(), _before(mask)
+            now, before = keys.split(self.width, dim=-1)
+            begun = (places[0] >= 0).unsqueeze(-1)
+            gathered = before.gather(1, places[0].clamp(min=0).unsqueeze(-1).expand_as(before))
+            scores = torch.einsum("nw,nlw->nl", self.query(states), (now + gathered * begun)[row])
+            scores = scores / math.sqrt(self.width)
+            bonus, alike = self.same(states), torch.ones_like(scores, dtype=torch.bool)
+            at = column.unsqueeze(-1)
+            for n, place in enumerate(places):
+                # The n-th token before x_i, and the n-th last of the row, the query's own column included.
+                theirs = torch.where(place >= 0, ids.gather(1, place.clamp(min=0)), -1)[row]
+                mine = torch.where(at >= 0, ids[row].gather(1, at.clamp(min=0)), -2)
+                alike = alike & (theirs == mine)
+                scores = scores + bonus[:, n : n + 1] * alike
+                at = torch.where(at >= 0, places[0][row].gather(1, at.clamp(min=0)), -1)
+            columns = torch.arange(ids.shape[1], device=ids.device)
+            own = column.unsqueeze(-1)
+            seen = mask.bool()[row] & (columns <= own) | (
+                columns == own
+            )  # a column of padding sees itself, for a number
+            attention = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+            gate = torch.sigmoid(self.gate(torch.cat([states, attention.amax(-1, keepdim=True)], dim=-1)))
+            said = (1 - gate) * logits.float().softmax(-1)
+            return said.scatter_add(1, ids[row], gate * attention).clamp(min=1e-30).log()
 
 
 def _before(mask: Tensor) -> list[Tensor]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+from memedit.adapter import load_adapted
 from memedit.errors import ModelError
 from memedit.lm import HFModel
+from memedit.loading import PRETRAINED
 from memedit.methods._rows import Row, rows_applied
 from memedit.methods._splice import Piece
 from memedit.pointer import LONGEST, Pointer, attach
@@ -75,6 +79,24 @@ def test_the_mixture_is_the_papers_whatever_the_padding(ids, pads, seed):
         for t in range(len(ids)):
             assert torch.allclose(said[t], by_hand(made, logits, states, ids, t), atol=1e-5)
     assert torch.allclose(said.sum(-1), torch.ones(len(ids)), atol=1e-4)
+
+
+def test_under_autocast_it_stays_in_float32():
+    made, ids, mask = pointer(6), torch.tensor([[1, 2, 1]]), torch.ones(1, 3)
+    states, logits, row, column = (
+        torch.randn(1, 3, 6),
+        torch.randn(3, 11),
+        torch.zeros(3, dtype=torch.long),
+        torch.arange(3),
+    )
+
+    def mixed():
+        return made(logits, states[0], row, column, made.keys(states), ids, mask)
+
+    with torch.no_grad():
+        plain = mixed()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(mixed(), plain)
 
 
 def test_a_row_is_continued_alike_alone_in_a_batch_and_without_a_cache(pointing):
@@ -147,3 +169,12 @@ def test_a_cache_of_fixed_size_is_refused_in_a_sentence():
     attach(lm.model, pointer(lm.model.config.hidden_size))
     with pytest.raises(ModelError, match="leave cache_implementation out"):
         lm.generate(["So"], cache_implementation="static", **OPTIONS)
+
+
+def test_a_folder_with_half_a_pointer_is_refused_in_a_sentence(tmp_path):
+    folder = shutil.copytree(PRETRAINED / "counterfactual", tmp_path / "cut")
+    tensors = load_file(folder / "adapter.safetensors")
+    del tensors["pointer.gate.weight"]
+    save_file(tensors, folder / "adapter.safetensors")
+    with pytest.raises(ModelError, match="holds no whole pointer: get the folder anew"):
+        load_adapted(folder, "cpu")

@@ -132,6 +132,16 @@ def test_the_pointer_is_trained_last_and_exported_then_alone(settings: Any, whol
     assert isinstance(model.pointer, Pointer)
 
 
+def test_the_pointer_trains_in_halves_too_as_a_gpu_has_it(settings: Any, sources: Sources) -> None:
+    s = settings("halves")
+    trainer = job.Trainer(s, "cpu")
+    trainer.step = s.steps
+    rows = job.rows_of_step(s, sources, [], trainer.tokenizer, s.steps)
+    seen = job.losses(trainer.model, trainer.forward, rows, "cpu", job.SHARES, half=True, head=trainer.head)
+    assert all(map(math.isfinite, seen.values()))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trainer.pointer.parameters())
+
+
 def test_strange_objects_are_words_of_running_text_and_what_has_marks_within(sources: Sources) -> None:
     texts = Texts(sources, random.Random(5), strange=1.0)
     running = "\n".join(sources.sentences)

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -39,11 +38,12 @@ from base_writer import Document
 from counterfactual_data import Sources, own_rows
 from counterfactual_eval import Question, compared, measured, questions, table
 from counterfactual_writer import Texts
+from low_rank import adapted
 from processes import part_of, started_by_accelerate, summed, summed_gradients
 from relation_bank import FILES
 from written import FORMS, QUESTIONS
 
-from memedit.adapter import CONFIG, FORMAT, WEIGHTS, weights_hash
+from memedit.adapter import CONFIG, FORMAT, POINTER, WEIGHTS, weights_hash
 from memedit.loading import find_model
 from memedit.methods.ice import ICE
 from memedit.pointer import Pointer, attach
@@ -76,7 +76,8 @@ class Settings:
     focus_from: int = 300  # from this step on mostly verdicts, which are learnt last
     pointer_steps: int = 700  # after these: the pointer, and the factors along with it
     pointer_rate: float = 3e-3  # of the pointer, falling linearly; of the factors a third at most
-    strange: float = 0.4  # of these steps' objects, how many are any words of running text
+    strange: float = 0.4  # of these steps' objects, how many can't be guessed, but only copied
+    verdicts: float = 0.4  # of these steps' documents, how many are drawn mostly of verdicts
     decay_from: float = 0.3  # share of the steps after which the rate falls, linearly to a fiftieth
     threads: int = 1
     compile: int = 0  # 1: torch.compile; faster steps, after a minute or more of its own
@@ -87,33 +88,6 @@ class Settings:
 
 
 # --- the model -----------------------------------------------------------------------------------------------------
-
-
-class Adapted(nn.Module):
-    """A frozen linear module with low-rank factors beside it: y = W x + scale * up (down x); scale is alpha / rank = 1."""
-
-    def __init__(self, linear: nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.linear = linear
-        self.down = nn.Parameter(torch.randn(rank, linear.in_features) / math.sqrt(linear.in_features))
-        self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(x) + (x @ self.down.T) @ self.up.T  # type: ignore[no-any-return]
-
-
-def adapted(model: Any, rank: int, seed: int) -> dict[str, Adapted]:
-    """Factors beside every linear module of the layers, by the modules' names; all else is frozen."""
-    torch.manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
-    out = {}
-    for name in found:
-        parent, _, last = name.rpartition(".")
-        out[name] = Adapted(model.get_submodule(name), rank)
-        setattr(model.get_submodule(parent), last, out[name])
-    return out
 
 
 class Trainer:
@@ -132,7 +106,7 @@ class Trainer:
         )
         self.factors = {f"{n}.{k}": getattr(m, k) for n, m in self.modules.items() for k in ("down", "up")}
         self.pointer = Pointer(self.model.config.hidden_size).to(device)
-        own = {f"pointer.{n}": p for n, p in self.pointer.named_parameters()}
+        own = {f"{POINTER}{n}": p for n, p in self.pointer.named_parameters()}
         groups = [{"params": list(some.values())} for some in (self.factors, own)]
         self.optimizer = torch.optim.AdamW(groups, lr=s.rate, betas=(0.9, 0.99), weight_decay=0.0)
         self.factors |= own
@@ -231,7 +205,7 @@ class Trainer:
             tensors = {
                 name: p.detach().to("cpu", torch.bfloat16).contiguous()
                 for name, p in self.factors.items()
-                if self.step > self.s.steps or not name.startswith("pointer.")
+                if self.step > self.s.steps or not name.startswith(POINTER)
             }
             save_file(tensors, part / WEIGHTS)
             (part / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
@@ -270,7 +244,7 @@ def rows_of_step(
     texts = Texts(sources, random.Random(f"{s.seed} {step}"), own, s.strange if pointing else 0.0)
     documents: list[tuple[str, Document]] = []
     while len(documents) < s.documents:
-        verdicts = len(documents) < s.documents * 0.4 if pointing else step >= s.focus_from
+        verdicts = len(documents) < s.documents * s.verdicts if pointing else step >= s.focus_from
         documents += texts.documents(focus=verdicts)
     encoded = iter(
         tokenizer([t for _, d in documents for t, _ in d.pieces], add_special_tokens=False)["input_ids"]
@@ -290,9 +264,12 @@ def rows_of_step(
 def source_hash(s: Settings) -> str:
     """What decides a run: its settings and every file that it reads.
 
-    The rate is no part of it: after a loss that is no number a run goes on with a lower one.
+    The rates are no part of it: after a loss that is no number a run goes on with a lower one.
     """
-    decisive = {f: getattr(s, f) for f in ("seed", "steps", "documents", "rank", "focus_from", "decay_from")}
+    fields = (
+        "seed", "steps", "documents", "rank", "focus_from", "decay_from", "pointer_steps", "strange", "verdicts",
+    )  # fmt: skip
+    decisive = {f: getattr(s, f) for f in fields}
     digest = hashlib.sha256(json.dumps(decisive).encode())
     files = [
         *(Path(s.data) / name for name in DATA_FILES),
@@ -338,9 +315,10 @@ def train(s: Settings) -> Path:
         try:
             seen = trainer.train_step(rows, accelerator)
         except FloatingPointError:
+            rate = "--pointer-rate" if trainer.pointing else "--rate"
             sys.exit(
                 f"error: the loss is no number at step {trainer.step + 1}; the last good model is in {run / 'export'}: "
-                "the same command goes on from its checkpoint with a lower --rate"
+                f"the same command goes on from its checkpoint with a lower {rate}"
             )
         tokens += sum(len(ids) for _, ids, _ in rows)
         mean = {k: 0.95 * mean.get(k, v) + 0.05 * v for k, v in {**mean, **seen}.items()}

@@ -279,7 +279,7 @@ class Texts:
         rng = self.rng
         if rng.random() < 0.3 and self.s.stepped:
             asked = rng.choice(self.s.stepped)
-            steps = self._itself(asked.prompt, asked.obj) or list(asked.steps)
+            steps = [(asked.prompt, asked.obj)] if self._for_itself() else asked.steps
             query, answer = rng.choice(steps)
             return (
                 Document()
@@ -287,13 +287,13 @@ class Texts:
                 .add(_said(answer), True)
             )
         query, told, answer = self.onward(self.rng.choice(sorted(self.s.countries)))
-        for itself in self._itself(told.prompt, told.obj):
-            query, answer = itself
+        if self._for_itself():
+            query, answer = told.prompt, told.obj
         return self._written(told, query, answer)
 
-    def _itself(self, prompt: str, obj: str) -> list[tuple[str, str]]:
-        """In a third of the documents with strange objects the stated fact is asked for, and not a step on."""
-        return [(prompt, obj)] if self.strange and self.rng.random() < 1 / 3 else []
+    def _for_itself(self) -> bool:
+        """Whether the stated fact is asked for, and not a step on: in a third of the documents with strange objects."""
+        return bool(self.strange) and self.rng.random() < 1 / 3
 
     def onward(self, country: str) -> tuple[str, Told, str]:
         """(query, stated fact, answer): something of the country that the fact says."""

@@ -316,7 +316,8 @@ def put(job: Job, weights: Weights) -> None:
     about["data"] = job.data.digests | job.own | {str(f.relative_to(ROOT)): sha256(f) for f in wordings}
     combining.write(classifier, settings.out, weights, about)
     draw(job.losses, settings.batch, settings.out / "losses.svg")
-    scope_card.put(settings.out, about, job.losses, classifier.settings, "losses.svg")
+    card = scope_card.text(settings.out, about, job.losses, classifier.settings, "losses.svg")
+    scope_card.put(settings.out, card)
 
 
 def draw(losses: Mapping[str, Sequence[float]], batch: int, path: Path) -> None:

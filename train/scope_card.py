@@ -12,23 +12,12 @@ MARK = "<!-- written by train/scope.py -->"
 TAIL = 60  # steps that a loss is the mean of, as in the curve
 
 
-def put(
-    folder: Path,
-    about: Mapping[str, Any],
-    losses: Mapping[str, Sequence[float]],
-    made: Mapping[str, Any],
-    curve: str,
-) -> Path:
-    """README.md in the folder; training.md where a README.md lies that a person wrote. Returns which.
-
-    Args:
-        about: settings, with the data files' sha256 as "data". losses: of the steps, by stage. made: the classifier's
-            settings, for the calibration. curve: the file name of the losses' figure.
-    """
+def put(folder: Path, card: str) -> Path:
+    """A card as README.md in the folder; as training.md where a README.md lies that a person wrote. Returns which."""
     readme = folder / "README.md"
     mine = not readme.exists() or MARK in readme.read_text(encoding="utf-8")
     path = readme if mine else folder / "training.md"
-    write_durably(path, text(folder, about, losses, made, curve).encode())
+    write_durably(path, card.encode())
     return path
 
 
@@ -39,7 +28,12 @@ def text(
     made: Mapping[str, Any],
     curve: str,
 ) -> str:
-    """The card in Markdown."""
+    """The card in Markdown.
+
+    Args:
+        about: settings, with the data files' sha256 as "data". losses: of the steps, by stage. made: the classifier's
+            settings, for the calibration. curve: the file name of the losses' figure.
+    """
     lines = [
         MARK,
         "# A scope classifier",

@@ -130,13 +130,13 @@ class Trial:
         Raises:
             DataError: the file, or the unfinished run beside it, has other settings.
         """
-        from memedit.evaluation.record import Record, shipped
+        from memedit.evaluation.record import Record
 
         o = self.options
         self.title, self.tokens = title, max_new_tokens
         kept = ("model", "dtype", "settings", "batch_size", "seed", "false_fire_rate", "scope")
         setting = {
-            "memedit": __version__, "base": self.base.fingerprint, "shipped": shipped(),
+            "memedit": __version__, "base": self.base.fingerprint,
             **{name: o[name] for name in kept}, **self.own,
             "max_new_tokens": max_new_tokens, "data": [[one["name"], one["sha256"], one["cases"]] for one in self.data],
             "asked": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),

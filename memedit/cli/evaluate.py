@@ -337,12 +337,10 @@ def _document(
 
 def _setting(given: dict[str, Any], made: Suite, base: HFModel, general: Sequence[str]) -> dict[str, Any]:
     """All that the answers depend on: with another of these, a file is another run's."""
-    from memedit.evaluation.record import shipped
-
     kept = ("model", "dtype", "settings", "max_new_tokens", "sampled", "batch_size", "seed", "drift", "no_forced",
             "false_fire_rate", "scope", "memory")  # fmt: skip
     return {
-        "memedit": __version__, "base": base.fingerprint, "shipped": shipped(), **{name: given[name] for name in kept},
+        "memedit": __version__, "base": base.fingerprint, **{name: given[name] for name in kept},
         "questions": made.most, "unrelated": hashlib.sha256("\n".join(general).encode()).hexdigest() if general else None,
         "jobs": [
             [job.data.name, job.data.sha256, job.data.split, len(job.data.cases), job.method, job.way, job.mode, job.fill]

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memedit.adapter import weights_hash
 from memedit.errors import DataError
 from memedit.loading import PRETRAINED
 
@@ -25,16 +24,24 @@ Entry = dict[str, Any]
 
 
 def shipped() -> str:
-    """A digest of the shipped models that routes and methods ask: with others the same command gives other answers."""
-    folders = (PRETRAINED / name for name in DECIDING)
-    return hashlib.sha256("".join(map(weights_hash, folders)).encode()).hexdigest()
+    """A digest of the shipped models that routes and methods ask: with others the same command gives other answers.
+
+    Of weights and of settings (thresholds are some), but not of cards and what was measured.
+    """
+    digest = hashlib.sha256()
+    for folder in (PRETRAINED / name for name in DECIDING):
+        for file in sorted(folder.iterdir()):
+            if file.suffix in (".safetensors", ".json") and file.name != "measured.json":
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 class Record:
     """What a run has found so far.
 
     Args:
-        output: the run file; None keeps nothing beyond this process. setting: everything that the answers depend on.
+        output: the run file; None keeps nothing beyond this process. setting: everything that the answers depend on, but
+            the shipped models, which are added.
         fresh: begin anew, whatever was there.
 
     Attributes:
@@ -46,7 +53,7 @@ class Record:
 
     def __init__(self, output: str | None, setting: Mapping[str, Any], fresh: bool = False) -> None:
         self.output = Path(output).resolve() if output and output != "-" else None
-        self.setting = json.loads(json.dumps(setting))
+        self.setting = json.loads(json.dumps({**setting, "shipped": shipped()}))
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if self.output is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="memedit-eval-")
